@@ -1,0 +1,91 @@
+"""The entry point: runs a command and turns every error into one message on stderr and an exit code.
+
+0: done. 1: the job failed. 2: the user's input is wrong. A traceback is shown only with `--debug`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+
+import typer
+
+from spark13b.cli.app import COMMANDS, build_app, debug_wanted
+from spark13b.errors import InputError, SparkError
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run `spark13b` with `argv` (default: the process's own) and exit the process."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        result = build_app()(argv, prog_name="spark13b", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:  # `spark13b preset list | head`: the reader has gone, nothing is wrong
+        _silence_stdout()
+        return 0
+    except KeyboardInterrupt:
+        return _fail("stopped by Ctrl-C", 1)
+    except SparkError as error:
+        return _fail(error.message(), error.exit_code)
+    except typer.Abort:
+        return _fail("stopped", 1)
+    except typer.TyperException as error:  # wrong options and arguments
+        return _fail(_usage_message(error), 2)
+    except MemoryError:
+        return _fail("out of memory\n  fix: use a smaller model, batch or sequence length", 1)
+    except OSError as error:
+        return _fail(_os_message(error), 2 if error.errno in _INPUT_ERRNO else 1)
+    except Exception as error:  # a defect of ours or of a library: short by default, whole with --debug
+        return _fail(
+            f"unexpected {type(error).__name__}: {_first_line(error)}\n  fix: run again with --debug for the traceback",
+            1,
+        )
+
+
+_INPUT_ERRNO = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS}
+
+
+def _fail(message: str, code: int) -> int:
+    if debug_wanted() and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    try:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    except (BrokenPipeError, ValueError):
+        pass
+    return code
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]
+
+
+def _os_message(error: OSError) -> str:
+    message = error.strerror or str(error)
+    if error.filename is not None:
+        message += f"\n  at: {error.filename}"
+    if error.errno == errno.ENOSPC:
+        message += "\n  fix: free some space, then run the same command again"
+    return message
+
+
+def _usage_message(error: typer.TyperException) -> str:
+    """Typer's message, with the command it came from and where its help is."""
+    message = error.format_message().rstrip(".") or "no command given"
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "spark13b"
+    return f"{message}\n  at: {path}\n  fix: see '{path} --help'"
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter from complaining about the closed pipe when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+__all__ = ["COMMANDS", "InputError", "main", "run"]

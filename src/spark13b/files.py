@@ -1,0 +1,86 @@
+"""Outputs appear whole or not at all: write beside, fsync, rename. Nothing is overwritten unless asked."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from spark13b.errors import InputError, JobError
+
+
+def check_writable(target: Path, *, force: bool = False) -> None:
+    """Refuse early: `target` exists (and not `force`), or its folder cannot be made or written to."""
+    if (target.exists() or target.is_symlink()) and not force:
+        raise InputError("the output already exists", where=target, fix="choose another --output or add --force")
+    folder = target.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError("the output's folder is a file", where=folder, fix="choose another --output")
+    try:  # os.access is not enough: root passes it on a read-only file system
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cannot write here: {error.strerror}", where=target.parent, fix="choose an --output in a writable folder"
+        ) from error
+
+
+@contextmanager
+def replacing(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a path beside `target` to write a file or make a folder at; on success it becomes `target`, else it goes.
+
+    Raises InputError when `target` exists and not `force`, JobError when the disk is full.
+    """
+    check_writable(target, force=force)
+    workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    draft = workspace / target.name
+    try:
+        yield draft
+        _sync_tree(draft)
+        if target.exists() and (target.is_dir() or draft.is_dir()):
+            target.rename(workspace / (target.name + ".old"))  # a folder cannot be renamed over
+        draft.rename(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise disk_error(error, target) from error
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+def write_text(target: Path, text: str, *, force: bool = False) -> None:
+    """Write a small UTF-8 file whole or not at all."""
+    with replacing(target, force=force) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def disk_error(error: OSError, target: Path) -> Exception:
+    """The error to show for an OSError met while writing `target`; other errors come back as they are."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return JobError("the disk is full", where=target.parent, fix="free some space, then run the same command again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return InputError(
+            f"cannot write here: {error.strerror}", where=target, fix="choose an --output in a writable folder"
+        )
+    return error
+
+
+def _sync_tree(path: Path) -> None:
+    if path.is_dir():
+        for child in path.iterdir():
+            _sync_tree(child)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
