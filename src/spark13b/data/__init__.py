@@ -1,0 +1,1 @@
+"""From text and instructions to training rows: tokenizer, records, packing, MindRecord."""

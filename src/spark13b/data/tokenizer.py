@@ -1,0 +1,139 @@
+"""The tokenizer: SentencePiece with the special tokens and the newline and tab rules of iFlytekSpark.
+
+Encoding: "\\n" -> `<ret>`, "\\t" -> four spaces, then SentencePiece. Decoding: the whole sequence at once, `<ret>` -> "\\n",
+special tokens dropped. All ids are read from the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spark13b.data.stream_decoder import PieceTable, StreamDecoder
+from spark13b.errors import InputError
+
+PROMPT_TEMPLATE = "<User> {}<end><Bot> "  # the original's; `{}` is the user's text
+MODEL_FILE = "tokenizer.model"
+VOCAB_FILE = "tokenizer.vocab"
+
+PAD, BOS, EOS, END, RET, USER, BOT = "<pad>", "<s>", "</s>", "<end>", "<ret>", "<User>", "<Bot>"
+REQUIRED = (END, PAD, RET, USER, BOT)
+_IN_TEXT = (END, RET, USER, BOT)  # these mean their id wherever they stand in a text
+_HIDDEN = (PAD, BOS, EOS, END, USER, BOT)  # dropped from decoded text
+
+_CONTROL, _USER_DEFINED = 3, 4  # ModelProto.SentencePiece.Type
+
+
+class SparkTokenizer:
+    """A SentencePiece model with the tokens of iFlytekSpark; make one with `SparkTokenizer.load(folder)`.
+
+    `end_id`, `pad_id`, `ret_id`, `user_id`, `bot_id` and `unk_id` are ids of the model; `bos_id` is None when the
+    model has no `<s>`. `fingerprint` is the SHA-256 of the model file.
+    """
+
+    def __init__(self, model: bytes, where: str | Path = MODEL_FILE) -> None:
+        """Read a serialized SentencePiece model; `where` is named in errors. Raises InputError when it is not usable."""
+        proto = parse_model(model, where)
+        ids = {piece.piece: index for index, piece in enumerate(proto.pieces)}
+        missing = [piece for piece in REQUIRED if piece not in ids]
+        if missing:
+            raise InputError(
+                f"the tokenizer has no {', '.join(missing)}",
+                where=where,
+                fix="use the tokenizer of iFlytekSpark, or train one with 'spark13b tokenizer train'",
+            )
+        self.where = str(where)
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+        self.vocab_size = len(proto.pieces)
+        self.end_id, self.pad_id, self.ret_id, self.user_id, self.bot_id = (
+            ids[piece] for piece in (END, PAD, RET, USER, BOT)
+        )
+        self.bos_id = ids.get(BOS)
+        self._processor = _processor(model, proto, ids)
+        self.unk_id = int(self._processor.unk_id())
+        self._table = PieceTable.of(proto, ret_id=self.ret_id)
+        self._hidden = frozenset(ids[piece] for piece in _HIDDEN if piece in ids) | self._table.control
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SparkTokenizer:
+        """Load `folder/tokenizer.model` (or the model file itself). Raises InputError when it is missing or unusable."""
+        path = Path(folder)
+        model = path / MODEL_FILE if path.is_dir() else path
+        if not model.is_file():
+            raise InputError(
+                f"there is no {MODEL_FILE} here",
+                where=path,
+                fix="give --tokenizer the folder that holds it; 'spark13b tokenizer train' makes one",
+            )
+        return cls(model.read_bytes(), model)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`. The empty text has none. Raises ValueError for half a surrogate pair."""
+        return self._processor.encode(_prepare(text))  # type: ignore[no-any-return]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, in order; the same ids as `encode` one by one."""
+        if not texts:
+            return []
+        # one thread: parallelism is the caller's, by processes
+        return self._processor.encode([_prepare(text) for text in texts], num_threads=1)  # type: ignore[no-any-return]
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """The text of a whole sequence. `skip_special=False` shows `<end>`, `<User>` and the like as they are written.
+
+        Raises ValueError for an id outside the vocabulary.
+        """
+        decoder = self.stream(skip_special)
+        return "".join([decoder.push(int(token)) for token in ids]) + decoder.finish()
+
+    def stream(self, skip_special: bool = True) -> StreamDecoder:
+        """A decoder for ids that arrive one at a time; its pieces joined are `decode` of the whole sequence."""
+        return StreamDecoder(self._table, self._hidden if skip_special else frozenset())
+
+    def piece(self, token: int) -> str:
+        """The piece behind an id as the model spells it, e.g. `▁the` or `<0x0A>`."""
+        return self._table.pieces[token]
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Ids of one question in the prompt template: the start of an answer."""
+        return self.encode(PROMPT_TEMPLATE.format(text))
+
+
+def parse_model(model: bytes, where: str | Path) -> Any:
+    """The `ModelProto` of a serialized SentencePiece model. Raises InputError when it is not one."""
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(model)
+    except DecodeError:
+        proto.Clear()
+    if not proto.pieces:
+        raise InputError(
+            "this is not a SentencePiece model" if model else "the tokenizer model is empty",
+            where=where,
+            fix="copy the file again (a Git LFS pointer is not the model), or train one with 'spark13b tokenizer train'",
+        )
+    return proto
+
+
+def _processor(model: bytes, proto: Any, ids: dict[str, int]) -> Any:
+    """The SentencePiece processor. `<end>` and the like must be found inside text, which SentencePiece does for
+    user-defined symbols only: where the file has them as control symbols, they are turned into such in memory."""
+    import sentencepiece
+
+    controls = [piece for piece in _IN_TEXT if proto.pieces[ids[piece]].type == _CONTROL]
+    if not controls:
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
+    patched = type(proto)()
+    patched.CopyFrom(proto)
+    for piece in controls:
+        patched.pieces[ids[piece]].type = _USER_DEFINED
+    return sentencepiece.SentencePieceProcessor(model_proto=patched.SerializeToString())
+
+
+def _prepare(text: str) -> str:
+    return text.replace("\n", RET).replace("\t", "    ")
