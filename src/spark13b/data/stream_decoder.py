@@ -1,4 +1,4 @@
-"""From token ids to text, one id at a time: what SentencePiece's `decode` gives, handed out as soon as it is decided."""
+"""From token ids to text, one id at a time: what SentencePiece's `decode` gives, handed out once it is decided."""
 
 from __future__ import annotations
 

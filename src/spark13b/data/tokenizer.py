@@ -1,7 +1,7 @@
 """The tokenizer: SentencePiece with the special tokens and the newline and tab rules of iFlytekSpark.
 
-Encoding: "\\n" -> `<ret>`, "\\t" -> four spaces, then SentencePiece. Decoding: the whole sequence at once, `<ret>` -> "\\n",
-special tokens dropped. All ids are read from the model.
+Encoding: "\\n" -> `<ret>`, "\\t" -> four spaces, then SentencePiece. Decoding: the whole sequence at once,
+`<ret>` -> "\\n", special tokens dropped. All ids are read from the model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SparkTokenizer:
     """
 
     def __init__(self, model: bytes, where: str | Path = MODEL_FILE) -> None:
-        """Read a serialized SentencePiece model; `where` is named in errors. Raises InputError when it is not usable."""
+        """Read a serialized SentencePiece model; `where` is named in errors. Raises InputError if it is not usable."""
         proto = parse_model(model, where)
         ids = {piece.piece: index for index, piece in enumerate(proto.pieces)}
         missing = [piece for piece in REQUIRED if piece not in ids]
@@ -58,7 +58,7 @@ class SparkTokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> SparkTokenizer:
-        """Load `folder/tokenizer.model` (or the model file itself). Raises InputError when it is missing or unusable."""
+        """Load `folder/tokenizer.model` (or the model file itself). Raises InputError if it is missing or unusable."""
         path = Path(folder)
         model = path / MODEL_FILE if path.is_dir() else path
         if not model.is_file():
@@ -115,7 +115,7 @@ def parse_model(model: bytes, where: str | Path) -> Any:
         raise InputError(
             "this is not a SentencePiece model" if model else "the tokenizer model is empty",
             where=where,
-            fix="copy the file again (a Git LFS pointer is not the model), or train one with 'spark13b tokenizer train'",
+            fix="copy the file again (a Git LFS pointer is no model), or train one with 'spark13b tokenizer train'",
         )
     return proto
 
