@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Iterator
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
+
+from spark13b.config.checked import Checked, Problem
 
 ComputeType = Literal["float32", "float16", "bfloat16"]
 AttentionBackend = Literal["auto", "plain", "blocked", "ascend", "acctransformer"]
 
 
-class SparkConfig(BaseModel):
+class SparkConfig(Checked):
     """Shape and number formats of a Spark model. Field names follow the original's YAML.
 
     `ffn_hidden_size` counts gate and up together (13B: 28672, each 14336 wide).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     num_layers: int = Field(40, ge=1, le=1024, description="decoder layers")
     hidden_size: int = Field(5120, ge=8, description="width of the residual stream, C")
@@ -44,14 +45,24 @@ class SparkConfig(BaseModel):
         """Slots a full decode cache needs: min(context, window), however long the text gets."""
         return min(self.seq_length, self.sparse_local_size)
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _problems(self) -> Iterator[Problem]:
         if self.hidden_size % self.num_heads:
-            raise ValueError(f"num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}")
-        if self.head_size % 2:
-            raise ValueError(
-                f"the head size hidden_size / num_heads is {self.head_size}; rotary embedding needs it even"
+            yield Problem(
+                "num_heads",
+                f"{self.num_heads} does not divide hidden_size {self.hidden_size}",
+                "choose a divisor of hidden_size",
+                ("hidden_size",),
+            )
+        elif self.head_size % 2:
+            yield Problem(
+                "num_heads",
+                f"the head size hidden_size / num_heads is {self.head_size}; rotary embedding needs it even",
+                "choose num_heads so that hidden_size / num_heads is even",
+                ("hidden_size",),
             )
         if self.ffn_hidden_size % 2:
-            raise ValueError(f"ffn_hidden_size {self.ffn_hidden_size} is odd; it counts gate and up together")
-        return self
+            yield Problem(
+                "ffn_hidden_size",
+                f"{self.ffn_hidden_size} is odd; it counts gate and up together",
+                "choose an even number",
+            )

@@ -1,0 +1,82 @@
+"""Layers of values, each knowing where every key was written; a later layer wins over an earlier one, key by key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+# Two ways to say one thing: a layer that uses one of them takes the other back from the layers below
+_ALTERNATIVES = (("train.steps", "train.epochs"), ("train.epochs", "train.steps"))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was written: a file and line, or an option of the command line."""
+
+    where: str
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Nested values and the origin of each dotted key, in the order of writing."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+
+    @classmethod
+    def single(cls, dotted: str, value: Any, origin: Origin) -> Layer:
+        """A layer that sets one dotted key."""
+        parts = dotted.split(".")
+        origins = {".".join(parts[: depth + 1]): origin for depth in range(len(parts))}
+        for part in reversed(parts):
+            value = {part: value}
+        return cls(value, origins)
+
+    def get(self, dotted: str) -> Any:
+        """The value of a dotted key, None when it is not set."""
+        value: Any = self.values
+        for part in dotted.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+    def origin(self, dotted: str, besides: tuple[str, ...] = ()) -> Origin | None:
+        """Where the last written of these keys was written, or else the nearest section around `dotted`."""
+        for key in reversed(self.origins):
+            if key == dotted or key in besides:
+                return self.origins[key]
+        while dotted:
+            if dotted in self.origins:
+                return self.origins[dotted]
+            dotted = dotted.rpartition(".")[0]
+        return None
+
+
+def merge(layers: Iterable[Layer]) -> Layer:
+    """One layer of all: sections merge key by key, later values win, lists and scalars are replaced."""
+    merged = Layer()
+    for layer in layers:
+        lower = merged.values
+        for used, other in _ALTERNATIVES:
+            if layer.get(used) is not None and layer.get(other) is None:
+                lower = _without(lower, other)
+        earlier = {key: origin for key, origin in merged.origins.items() if key not in layer.origins}
+        merged = Layer(_merge(lower, layer.values), earlier | layer.origins)
+    return merged
+
+
+def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _without(values: dict[str, Any], dotted: str) -> dict[str, Any]:
+    section, key = dotted.split(".")
+    inner = values.get(section)
+    if not isinstance(inner, dict):
+        return values
+    return {**values, section: {name: value for name, value in inner.items() if name != key}}
