@@ -13,13 +13,17 @@ from spark13b.errors import InputError
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml is ten times faster
-    """YAML 1.1 as PyYAML reads it, except that 1e-4 is a number, as in YAML 1.2."""
+    """YAML 1.1 as PyYAML reads it, except that 1e-4 is a number and a date is text, as in YAML 1.2."""
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """Block style, keys in their own order."""
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:timestamp"]
+    for first, rules in _Loader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
@@ -27,16 +31,20 @@ _Loader.add_implicit_resolver(
 
 def read(path: Path) -> Layer:
     """The mapping in a YAML file. Raises InputError naming the file, and the line of a syntax error."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError("the file is not UTF-8 text", where=path, fix="save it as UTF-8") from error
-    node, values = _parse(text, str(path))
+    node, values = _parse(read_text(path), str(path))
     if values is None:
         raise InputError("the file is empty", where=path, fix="see 'spark13b preset show 800T-A2-sft' for an example")
     if not isinstance(values, dict):
         raise InputError("the file holds no sections", where=path, fix="write 'key: value' lines, e.g. 'task: sft'")
     return Layer(values, _origins(node, str(path)))
+
+
+def read_text(path: Path) -> str:
+    """The file as it is written. Raises InputError when it is not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError("the file is not UTF-8 text", where=path, fix="save it as UTF-8") from error
 
 
 def parse_value(text: str, where: str) -> Any:
@@ -72,7 +80,7 @@ def _parse(text: str, where: str) -> tuple[Any, Any]:
     except yaml.YAMLError as error:  # a character that YAML forbids has no mark
         what = f"broken YAML: {str(error).splitlines()[0]}"
         raise InputError(what, where=where, fix="remove the control characters") from error
-    except (ValueError, RecursionError) as error:  # the 13th month; a thousand brackets
+    except (ValueError, RecursionError) as error:  # a number like 0x_; a thousand brackets
         raise InputError(f"broken YAML: {error}", where=where, fix="put texts in quotes") from error
 
 

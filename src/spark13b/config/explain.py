@@ -45,15 +45,22 @@ def explain(error: ValidationError, layer: Layer, name: str) -> InputError:
 
 
 def nearest_key(dotted: str) -> str | None:
-    """The known key that was probably meant: the same name in another section, a sibling alike, or any alike."""
-    known = known_keys()
+    """The known key that was probably meant: the same name elsewhere, else a name alike here, else one elsewhere."""
     section, _, name = dotted.rpartition(".")
-    namesakes = [key for key in known if key.rpartition(".")[2] == name]
-    if namesakes:
-        return namesakes[0]
-    siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == section}
-    near = nearest(name, siblings)
-    return siblings[near] if near else nearest(dotted, known)
+    everywhere: dict[str, str] = {}
+    siblings: dict[str, str] = {}
+    for key in known_keys():
+        around, _, leaf = key.rpartition(".")
+        everywhere.setdefault(leaf, key)
+        if around == section:
+            siblings[leaf] = key
+    if name in everywhere:
+        return everywhere[name]
+    for names in (siblings, everywhere):
+        near = nearest(name, names)
+        if near:
+            return names[near]
+    return None
 
 
 def _on_one_line(problem: Problem, layer: Layer) -> str:
@@ -72,7 +79,7 @@ def _problems(details: ErrorDetails) -> Iterator[Problem]:
         fix = f"did you mean '{near}'?" if near else "see 'spark13b preset show cpu-tiny-sft --resolved' for all keys"
         yield Problem(key, "not a known key", fix)
     elif kind == "missing":
-        yield Problem(key, "missing", f"write it, or extend a preset or part that has it ({_meaning(key)})")
+        yield Problem(key, "missing", "write it, or extend a preset or part that has it")
     elif kind == "literal_error":
         choices = _choices(key)
         near = nearest(str(value), choices)

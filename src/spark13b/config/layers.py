@@ -29,10 +29,12 @@ class Layer:
     def single(cls, dotted: str, value: Any, origin: Origin) -> Layer:
         """A layer that sets one dotted key."""
         parts = dotted.split(".")
-        origins = {".".join(parts[: depth + 1]): origin for depth in range(len(parts))}
+        keys = [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+        if isinstance(value, dict):
+            keys += leaves(value, f"{dotted}.")
         for part in reversed(parts):
             value = {part: value}
-        return cls(value, origins)
+        return cls(value, dict.fromkeys(keys, origin))
 
     def get(self, dotted: str) -> Any:
         """The value of a dotted key, None when it is not set."""
@@ -51,6 +53,17 @@ class Layer:
                 return self.origins[dotted]
             dotted = dotted.rpartition(".")[0]
         return None
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values as dotted keys."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat.update(leaves(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def merge(layers: Iterable[Layer]) -> Layer:

@@ -32,11 +32,6 @@ def load_preset(
     return validated(merge(layers), str(name_or_path))
 
 
-def own_values(name_or_path: str | Path) -> dict[str, Any]:
-    """What the file itself says, `extends` included and not followed."""
-    return documents.read(find_preset(name_or_path)).values
-
-
 def validated(layer: Layer, name: str) -> Preset:
     """The preset made of `layer`; `name` is for messages. Raises InputError."""
     try:

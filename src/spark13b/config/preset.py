@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from spark13b.config import documents
 from spark13b.config.checked import Checked, Problem
+from spark13b.config.layers import leaves
 from spark13b.config.model import SparkConfig
 from spark13b.config.rules import broken_rules
 from spark13b.config.sections import (
@@ -53,17 +54,6 @@ def known_keys(model: type[BaseModel] = Preset, prefix: str = "") -> dict[str, F
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             keys.update(known_keys(field.annotation, f"{prefix}{name}."))
     return keys
-
-
-def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values as dotted keys."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat.update(leaves(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def differences(a: Preset, b: Preset) -> dict[str, tuple[Any, Any]]:
