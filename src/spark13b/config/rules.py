@@ -58,7 +58,7 @@ def _split(preset: Preset) -> Iterator[Problem]:
             yield Problem(
                 "parallel.model_parallel",
                 f"{parallel.model_parallel} does not divide model.{name}, {value}",
-                f"choose a divisor of {value}",
+                f"make it a divisor of {value}, or model.{name} a multiple of {parallel.model_parallel}",
                 (f"model.{name.split()[0]}",),
             )
 
