@@ -1,0 +1,1 @@
+"""Sliding-window attention behind one seam: `Attend` picks a backend, the transformer block sees only its call."""

@@ -1,0 +1,112 @@
+"""`SparkForCausalLM`: the model as the rest of spark13b and other programs use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor, nn
+
+from spark13b.ckpt.names import expected_shapes, match_names
+from spark13b.config.model import SparkConfig
+from spark13b.model.attention.choose import Choice, choose_backend
+from spark13b.model.buckets import bucket
+from spark13b.model.device import device
+from spark13b.model.initialize import initial_value
+from spark13b.model.loss import Alignment, Loss, align
+from spark13b.model.transformer import SparkModel
+
+
+class SparkForCausalLM(nn.Cell):
+    """A Spark model with NumPy at its edges; MindSpore compiles one graph for each shape bucket.
+
+    `seed` gives random weights to train from; None leaves zeros, for weights that are loaded next.
+    """
+
+    def __init__(self, config: SparkConfig, seed: int | None = 0) -> None:
+        device()  # graph mode, before the first cell is made
+        super().__init__()
+        self.config = config
+        self.transformer = SparkModel(config)
+        self._logits = _Logits(self.transformer)
+        self._loss = Loss(self.transformer)
+        if seed is not None:
+            for name, parameter in self.weights().items():
+                _set(parameter, initial_value(name, parameter.shape, config, seed))
+
+    def construct(self, ids: Any) -> Any:
+        """ids (B, T) int32 -> logits (B, T, V) float32, as a MindSpore cell"""
+        return self._logits(ids)
+
+    def weights(self) -> dict[str, Any]:
+        """Full name -> MindSpore parameter, in the order of a complete checkpoint."""
+        found = {name: parameter for name, parameter in self.parameters_and_names()}
+        return {name: found[name] for name in expected_shapes(self.config)}
+
+    def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Load full name -> array, each cast to the type of its parameter; arrays are read one at a time.
+
+        Raises InputError that lists missing, unknown and misshapen names. Masks and caches of the original's files are
+        passed over.
+        """
+        match_names({name: tuple(array.shape) for name, array in arrays.items()}, self.config)
+        for name, parameter in self.weights().items():
+            _set(parameter, np.asarray(arrays[name]))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Full name -> array of the weights."""
+        return {name: parameter.asnumpy() for name, parameter in self.weights().items()}
+
+    def logits(self, input_ids: Any) -> np.ndarray:
+        """(B, T) ints -> (B, T, V) float32."""
+        ids = self._checked(input_ids)
+        tokens = ids.shape[1]
+        padded = _pad(ids, bucket(tokens, self.config.seq_length))
+        return self._logits(Tensor(padded)).asnumpy()[:, :tokens]
+
+    def loss(self, input_ids: Any, loss_mask: Any = None, alignment: Alignment = "target") -> float:
+        """(B, T+1) ints, mask (B, T+1) of 0 and 1 by token -> the loss; no mask: every token counts."""
+        ids = self._checked(input_ids, extra=1)
+        mask = np.ones(ids.shape, np.float32) if loss_mask is None else np.asarray(loss_mask, np.float32)
+        if mask.shape != ids.shape:
+            raise ValueError(f"loss_mask is {mask.shape}, input_ids are {ids.shape}")
+        size = bucket(ids.shape[1] - 1, self.config.seq_length)
+        inputs, targets, weights = ids[:, :-1], ids[:, 1:], align(mask, alignment)
+        return float(
+            self._loss(*(Tensor(_pad(array, size)) for array in (inputs, targets, weights))).asnumpy()
+        )
+
+    def attention_choice(self, batch: int, tokens: int) -> Choice:
+        """Which attention backend computes a batch of that shape, and why."""
+        return choose_backend(self.config, device(), batch, bucket(tokens, self.config.seq_length))
+
+    def _checked(self, input_ids: Any, extra: int = 0) -> np.ndarray:
+        ids = np.asarray(input_ids)
+        if ids.ndim != 2 or ids.shape[0] < 1 or ids.shape[1] < 1 + extra or not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"input_ids must be integers of shape (B, T) with T > {extra}, got {ids.dtype} {ids.shape}")
+        if ids.shape[1] - extra > self.config.seq_length:
+            raise ValueError(f"{ids.shape[1] - extra} tokens are more than the context of {self.config.seq_length}")
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            raise ValueError(f"input_ids go from {ids.min()} to {ids.max()}, the vocabulary is 0 to {self.config.vocab_size - 1}")
+        return ids.astype(np.int32)
+
+
+class _Logits(nn.Cell):
+    def __init__(self, model: SparkModel) -> None:
+        super().__init__(auto_prefix=False)
+        self.model = model
+
+    def construct(self, ids: Any) -> Any:
+        hidden, _, _ = self.model(ids)
+        logits = self.model.logits(hidden.reshape((-1, hidden.shape[-1])))
+        return logits.reshape(ids.shape + (-1,))
+
+
+def _pad(array: np.ndarray, tokens: int) -> np.ndarray:
+    """Pad (B, T) with zeros on the right: no token sees what comes after it."""
+    return np.ascontiguousarray(np.pad(array, ((0, 0), (0, tokens - array.shape[1]))))
+
+
+def _set(parameter: Any, array: np.ndarray) -> None:
+    parameter.set_data(Tensor(array, parameter.dtype))
