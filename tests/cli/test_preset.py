@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -203,3 +204,26 @@ def test_list_takes_less_than_two_and_a_half_times_the_import_of_typer_and_rich(
     pairs = [(seconds("-c", "import typer, rich"), seconds("-m", "spark13b", "preset", "list")) for _ in range(9)]
     base, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
     assert ours < 2.5 * base
+
+
+@pytest.mark.parametrize("page", ["presets.md", "presets.zh-CN.md"])
+def test_every_command_of_the_page_prints_what_the_page_shows(tmp_path: Path, page: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    for name, body in re.findall(r"```yaml\n# (\S+)\n(.*?)```", text, re.DOTALL):
+        (tmp_path / name).write_text(body, encoding="utf-8")
+    shown = "".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
+    commands = re.findall(r"^\$ spark13b preset (.*)\n((?:(?!\$ ).*\n)*)", shown, re.MULTILINE)
+    assert len(commands) == shown.count("$ ") == 7
+    for command, expected in commands:
+        result = run(*command.split(), cwd=tmp_path, columns=80)
+        assert result.stdout + result.stderr == expected, command
+
+
+@pytest.mark.parametrize("page", ["presets.md", "presets.zh-CN.md"])
+def test_the_page_names_every_key_in_the_table_of_its_section(page: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    for section, keys in load_preset("cpu-tiny-sft").model_dump().items():
+        if isinstance(keys, dict):
+            table = text.partition(f"\n| `{section}` |")[2].partition("\n\n")[0]
+            cells = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+            assert cells == set(keys)

@@ -242,6 +242,7 @@ def test_float16_inference_needs_no_loss_scale() -> None:
     [
         ("cpu-tiny-sft", ["model.sparse_local_size=1024"], "beyond seq_length 512"),
         ("cpu-tiny-sft", ["train.recompute_slice_activations=true"], "does nothing without train.recompute"),
+        ("800-sft", ["train.loss_scale=fixed"], "is where a dynamic scale starts; fixed, it overflows"),
         ("cpu-tiny-sft", ["parallel.sequence_parallel=true"], "does nothing with model_parallel 1"),
         ("cpu-tiny-infer", ["generation.max_new_tokens=512"], "leaves no room for a prompt"),
         ("cpu-tiny-infer", ["generation.top_k=5"], "do nothing without generation.do_sample"),

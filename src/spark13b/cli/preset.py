@@ -142,10 +142,10 @@ def import_original(
 
     check_writable(output, force=force)
     imported = import_mindformers(source, assignments=assignments or ())
+    write_text(output, imported.to_yaml(), force=force)
     note = TerminalProgress().note
     for key, reason in imported.left_out:
         note(f"{key}: {reason}")
-    write_text(output, imported.to_yaml(), force=force)
     for remark in notes(imported.preset):
         note(f"note: {remark}")
     note(f"wrote {output}: {imported.preset.task} on {imported.preset.machine.name}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from spark13b.config.preset import Preset
 
 ACCTRANSFORMER_BLOCK = 128  # tokens
+_STARTING_SCALE = 2**32  # no gradient of a usual size fits float16 under it; a dynamic scale halves its way down
 _ANY_DEVICE = "write auto, plain or blocked"
 _TYPE_KEYS = (
     "compute_type",
@@ -143,6 +144,8 @@ def _notes(preset: Preset) -> Iterator[str]:
         )
     if train.recompute_slice_activations and not (train.recompute and parallel.model_parallel > 1):
         yield "train.recompute_slice_activations does nothing without train.recompute and model_parallel above 1"
+    if train.loss_scale == "fixed" and train.loss_scale_value >= _STARTING_SCALE:
+        yield f"train.loss_scale_value {train.loss_scale_value:g} is where a dynamic scale starts; fixed, it overflows"
     if parallel.sequence_parallel and parallel.model_parallel == 1:
         yield "parallel.sequence_parallel does nothing with model_parallel 1"
     if preset.task == "infer":
