@@ -1,4 +1,4 @@
-"""The built-in presets: each one is valid, and holds the values of the original's recipes (SPEC section 9)."""
+"""The built-in presets: each one is valid, and holds the values of the original's recipes."""
 
 from __future__ import annotations
 

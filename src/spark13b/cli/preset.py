@@ -20,7 +20,7 @@ class _SparingFlags:
     def get_params(self, ctx: Any) -> list[Any]:
         params: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of the class that this is mixed into
         for param in params:
-            if getattr(param, "is_flag", False) and param.default is None:
+            if param.type_descriptor.annotation is bool and param.default is None:
                 param.default = False
         return params
 
@@ -76,11 +76,15 @@ def show(
         raise InputError("--set changes values, but the file is shown as it is written", fix="add --resolved")
     if resolved:
         preset = _load(name, assignments)
-        _print_json(preset.model_dump()) if as_json else print(preset.to_yaml(), end="")
-    elif as_json:
-        _print_json(documents.read(find_preset(name)).values)
+        values, text = preset.model_dump(), preset.to_yaml()
     else:
-        print(documents.read_text(find_preset(name)), end="")
+        path = find_preset(name)
+        text = documents.read_text(path)
+        values = documents.read(path).values if as_json else {}  # a file that is not YAML can still be shown
+    if as_json:
+        _print_json(values)
+    else:
+        print(text, end="")
 
 
 @app.command("check", epilog="Example: spark13b preset check my.yaml --set parallel.model_parallel=2")

@@ -1,8 +1,9 @@
 """The rules between the sections of a preset, and what is worth a note though it is allowed.
 
-Facts behind the rules: SPEC sections 9 and 12 (910A kernels in blocks of 128 tokens, no bfloat16 matrix products on a
-CPU), and the limits in MindSpore 2.9's documentation of `ops.flash_attention_score` (head size a multiple of 16 and at
-most 512, at most 256 heads, float16 or bfloat16, Atlas A2 only).
+Facts behind the rules: the acctransformer kernel of the 910A works in blocks of 128 tokens, and the 910A has no
+bfloat16 (both from the original's release); MindSpore 2.9 has no bfloat16 matrix products on a CPU (measured); its
+documentation of `ops.flash_attention_score` allows head sizes that are multiples of 16 up to 512, 256 heads, float16
+and bfloat16, and the Atlas A2 only.
 """
 
 from __future__ import annotations

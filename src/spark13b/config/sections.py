@@ -65,7 +65,7 @@ class OptimizerConfig(Checked):
 
 
 class ScheduleConfig(Checked):
-    """The learning rate: linear warm-up from 0 to `lr`, then `kind` down to `lr_end` at `total_steps`."""
+    """The learning rate: linear warm-up to `lr`, then `kind` down to `lr_end` at `total_steps`."""
 
     kind: Literal["constant", "linear", "cosine"] = "cosine"
     lr: float = Field(3e-5, gt=0)
