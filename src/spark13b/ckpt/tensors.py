@@ -1,0 +1,223 @@
+"""What every checkpoint is, whatever its format: a read-only mapping from names to arrays that are read when asked for.
+
+`TensorInfo` tells a tensor's name, shape and dtype without reading it. `Derived` is a checkpoint made from others by
+renaming, casting, cutting or joining, one tensor at a time: conversions are `Derived` checkpoints that are written.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from types import MappingProxyType
+from typing import Self
+
+import numpy as np
+
+from spark13b.ckpt.dtypes import Array, as_bytes
+from spark13b.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor as the file's index tells it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+
+    @property
+    def size(self) -> int:
+        """Numbers."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the numbers."""
+        return self.size * self.dtype.itemsize
+
+    def renamed(self, name: str) -> TensorInfo:
+        """The same tensor under another name."""
+        return replace(self, name=name)
+
+
+class Checkpoint(Mapping[str, Array]):
+    """A read-only mapping name -> array. Each look-up reads the tensor anew and the caller owns the result.
+
+    `format` is ckpt, safetensors, torch or slices; `infos` is the index. Use it as a context manager, or `close` it.
+    """
+
+    def __init__(
+        self, path: Path, format: str, infos: Mapping[str, TensorInfo], metadata: Mapping[str, str] | None = None
+    ) -> None:
+        self.path = path
+        self.format = format
+        self.infos: Mapping[str, TensorInfo] = MappingProxyType(dict(infos))
+        self.metadata: Mapping[str, str] = MappingProxyType(dict(metadata or {}))
+
+    def read(self, name: str) -> Array:
+        """The array of a name that is in `infos`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of the files. Reading afterwards is an error."""
+
+    def has_checksum(self, name: str) -> bool:
+        """Whether the file can tell a flipped bit in this tensor; `read` checks it."""
+        return False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.nbytes for info in self.infos.values())
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape."""
+        return {name: info.shape for name, info in self.infos.items()}
+
+    def dtypes(self) -> dict[str, np.dtype[np.generic]]:
+        """Name -> dtype."""
+        return {name: info.dtype for name, info in self.infos.items()}
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self.infos:
+            near = nearest(name, self.infos)
+            raise KeyError(f"{name!r} is not in {self.path}" + (f"; the nearest name is {near!r}" if near else ""))
+        return self.read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.infos  # Mapping's own would read the tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.infos)
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path} ({self.format}, {len(self)} tensors)>"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor's bytes are in its file, in order, and what is known about them."""
+
+    info: TensorInfo
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run of bytes. `crc` is the CRC-32 of the run, continued from `seed`; None when the file has none."""
+
+    offset: int
+    nbytes: int
+    crc: int | None = None
+    seed: int = 0
+
+
+class FileCheckpoint(Checkpoint):
+    """A checkpoint in one file whose index says where each tensor lies."""
+
+    def __init__(
+        self, path: Path, format: str, stored: Mapping[str, Stored], metadata: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(path, format, {name: item.info for name, item in stored.items()}, metadata)
+        self._stored = dict(stored)
+        self._file: int | None = os.open(path, os.O_RDONLY)
+
+    def read(self, name: str) -> Array:
+        item = self._stored[name]
+        array = np.empty(item.info.shape, item.info.dtype)
+        self._fill(name, item.parts, as_bytes(array))
+        return array
+
+    def has_checksum(self, name: str) -> bool:
+        return all(part.crc is not None for part in self._stored[name].parts)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _fill(self, name: str, parts: Sequence[Part], buffer: memoryview) -> None:
+        start = 0
+        for part in parts:
+            self._fill_part(name, part, buffer[start : start + part.nbytes])
+            start += part.nbytes
+
+    def _fill_part(self, name: str, part: Part, buffer: memoryview) -> None:
+        if self._file is None:
+            raise ValueError(f"{self.path} is closed")
+        done = 0
+        while done < part.nbytes:
+            got = os.preadv(self._file, [buffer[done:]], part.offset + done)
+            if not got:
+                raise truncated(self.path, name, part.offset + done)
+            done += got
+        if part.crc is not None and zlib.crc32(buffer, part.seed) != part.crc:
+            raise damaged(self.path, name, part)
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", None) is not None:
+            self.close()
+
+
+class Derived(Checkpoint):
+    """A checkpoint whose tensors are made from others when they are read.
+
+    Closing it closes its `sources`; `checked` names the tensors whose checksums are seen to on the way.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        format: str,
+        recipes: Mapping[str, tuple[TensorInfo, Callable[[], Array]]],
+        *,
+        sources: Sequence[Checkpoint] = (),
+        metadata: Mapping[str, str] | None = None,
+        checked: Collection[str] = (),
+    ) -> None:
+        super().__init__(path, format, {name: info for name, (info, _) in recipes.items()}, metadata)
+        self._recipes = dict(recipes)
+        self._sources = tuple(sources)
+        self._checked = checked
+
+    def read(self, name: str) -> Array:
+        info, make = self._recipes[name]
+        array = make()
+        if array.shape != info.shape or array.dtype != info.dtype:
+            raise AssertionError(f"{name}: made {array.dtype} {array.shape}, announced {info.dtype} {info.shape}")
+        return array
+
+    def has_checksum(self, name: str) -> bool:
+        return name in self._checked
+
+    def close(self) -> None:
+        for source in self._sources:
+            source.close()
+
+
+def truncated(path: Path, name: str, offset: int) -> InputError:
+    """The file ends inside tensor `name`."""
+    what = f"the file is truncated: tensor '{name}' is cut off at byte {offset:,}"
+    return InputError(what, where=path, fix="copy or download the file again")
+
+
+def damaged(path: Path, name: str, part: Part) -> InputError:
+    """The bytes of tensor `name` do not have the checksum that was written with them."""
+    what = (
+        f"the file is damaged: tensor '{name}' does not match its checksum "
+        f"(bytes {part.offset:,} to {part.offset + part.nbytes:,})"
+    )
+    return InputError(what, where=path, fix="copy or download the file again")

@@ -1,0 +1,121 @@
+"""Write torch's zip format one tensor at a time, without torch; `torch.load(weights_only=True, mmap=True)` reads it.
+
+The archive holds `version`, `byteorder`, `data/0`, `data/1`, ... (each at a multiple of 64 bytes) and `data.pkl`, which
+comes last because the tensors are only known then; a zip's table of contents makes the order free.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from spark13b.ckpt.dtypes import Array, as_bytes, torch_storage_name
+from spark13b.ckpt.tensors import TensorInfo
+from spark13b.ckpt.torch_reader import METADATA_RECORD
+
+_ALIGNMENT = 64  # bytes, as torch's own writer
+_CHUNK = 8 << 20
+_ROOT = "archive"
+
+
+class TorchWriter:
+    """Writes tensors in the order they come."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115  # closed by __exit__
+        self._archive = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
+        self._infos: list[TensorInfo] = []
+        self._small("byteorder", b"little")
+        self._small("version", b"3\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            if error is None:  # after a full disk, closing fails once more
+                raise
+
+    def add(self, name: str, array: Array) -> None:
+        """Append one tensor."""
+        torch_storage_name(array.dtype)
+        record = self._record(f"data/{len(self._infos)}")
+        data = as_bytes(array)
+        with self._archive.open(record, "w", force_zip64=True) as out:
+            for start in range(0, len(data), _CHUNK):
+                out.write(data[start : start + _CHUNK])
+        self._infos.append(TensorInfo(name, array.shape, array.dtype))
+
+    def finish(self, metadata: Mapping[str, str]) -> None:
+        """Write the list of tensors and the table of contents."""
+        if metadata:
+            self._small(METADATA_RECORD, json.dumps(dict(metadata), ensure_ascii=False).encode())
+        self._small("data.pkl", state_dict_pickle(self._infos))
+        self._archive.close()
+
+    def _small(self, name: str, data: bytes) -> None:
+        self._archive.writestr(self._record(name), data)
+
+    def _record(self, name: str) -> zipfile.ZipInfo:
+        record = zipfile.ZipInfo(f"{_ROOT}/{name}")
+        if name.startswith("data/"):
+            # The head is 30 bytes, the name, 20 bytes that zipfile adds for zip64, and our filling (a field "FB").
+            start = self._file.tell() + 30 + len(record.filename) + 20 + 4
+            filling = -start % _ALIGNMENT
+            record.extra = struct.pack("<2sH", b"FB", filling) + b"Z" * filling
+        return record
+
+
+def state_dict_pickle(infos: list[TensorInfo]) -> bytes:
+    """The pickle (protocol 2) of `{name: tensor}` as torch writes it, storages numbered from 0.
+
+    Written opcode by opcode: Python's pickler would have to import torch to name its functions.
+    """
+    out = [pickle.PROTO + b"\x02", pickle.EMPTY_DICT, pickle.MARK]
+    for number, info in enumerate(infos):
+        strides = [1]
+        for size in reversed(info.shape[1:]):
+            strides.insert(0, strides[0] * size)
+        storage = [
+            pickle.MARK,
+            _text("storage"),
+            _name("torch", torch_storage_name(info.dtype)),
+            _text(str(number)),
+            _text("cpu"),
+            _int(info.size),
+            pickle.TUPLE,
+            pickle.BINPERSID,
+        ]
+        hooks = [_name("collections", "OrderedDict"), pickle.EMPTY_TUPLE, pickle.REDUCE]
+        out += [_text(info.name), _name("torch._utils", "_rebuild_tensor_v2"), pickle.MARK, *storage, _int(0)]
+        out += [_ints(info.shape), _ints(tuple(strides[: len(info.shape)])), pickle.NEWFALSE, *hooks]
+        out += [pickle.TUPLE, pickle.REDUCE]
+    return b"".join([*out, pickle.SETITEMS, pickle.STOP])
+
+
+def _text(text: str) -> bytes:
+    data = text.encode("utf-8")
+    return pickle.BINUNICODE + struct.pack("<I", len(data)) + data
+
+
+def _name(module: str, name: str) -> bytes:
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+
+
+def _int(value: int) -> bytes:
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return pickle.LONG1 + bytes([len(data)]) + data
+
+
+def _ints(values: tuple[int, ...]) -> bytes:
+    return pickle.MARK + b"".join(map(_int, values)) + pickle.TUPLE

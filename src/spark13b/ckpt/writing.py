@@ -1,0 +1,187 @@
+"""`write_checkpoint`: stream tensors into a file (or shards) that appears whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from spark13b.ckpt.dtypes import Array, canonical
+from spark13b.ckpt.mindspore_writer import CkptWriter
+from spark13b.ckpt.safetensors_file import SafetensorsWriter
+from spark13b.ckpt.shards import INDEX_NAMES, SHARD_NAMES, batches, index_text
+from spark13b.ckpt.tensors import Checkpoint, TensorInfo
+from spark13b.ckpt.torch_writer import TorchWriter
+from spark13b.errors import InputError, JobError
+from spark13b.files import disk_error, replacing
+from spark13b.progress import SILENT, Meter, Progress
+
+Format = Literal["ckpt", "safetensors", "torch"]
+FORMATS: tuple[Format, ...] = ("ckpt", "safetensors", "torch")
+_BY_SUFFIX: dict[str, Format] = {
+    ".ckpt": "ckpt",
+    ".safetensors": "safetensors",
+    ".pt": "torch",
+    ".pth": "torch",
+    ".bin": "torch",
+}
+_TENSOR_OVERHEAD = 512  # bytes of a tensor's name, shape, checksum and padding in a file, generously
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written."""
+
+    files: tuple[Path, ...]
+    tensors: int
+    nbytes: int  # of the tensors
+
+
+def write_checkpoint(
+    path: str | Path,
+    items: Iterable[tuple[str, Array]] | Mapping[str, Array],
+    format: Format = "ckpt",
+    *,
+    force: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    shard_size: int | None = None,
+    progress: Progress = SILENT,
+) -> Written:
+    """Write `items` (name, array) one at a time; `path` appears whole or not at all.
+
+    Give a `Checkpoint` where there is one: then the room on the disk is checked before anything is written. A Checkpoint
+    can also be cut: with `shard_size` (bytes) `path` becomes a folder of shards with an index. `metadata` holds strings; MindSpore loads them
+    beside the tensors. Raises InputError (`path` exists and not `force`, a number format the file cannot hold, a name
+    given twice) and JobError (the disk is full).
+    """
+    path = Path(path)
+    if format not in FORMATS:
+        raise InputError(f"there is no format '{format}'", fix=f"known are {', '.join(FORMATS)}")
+    if shard_size is not None and format == "ckpt":
+        fix = "leave out the shard size, or write safetensors"
+        raise InputError("MindSpore's .ckpt has no shards", where=path, fix=fix)
+    plan = list(items.infos.values()) if isinstance(items, Checkpoint) else None
+    if shard_size is not None and plan is None:
+        raise ValueError("only a Checkpoint can be cut into shards: their number must be known beforehand")
+    needed = check_room(path, plan) if plan is not None else None
+    pairs = items.items() if isinstance(items, Mapping) else items
+    total = sum(info.nbytes for info in plan) if plan is not None else None
+    megabytes = total / 1e6 if total is not None else None
+    with (
+        replacing(path, force=force) as draft,
+        full_disk(path, needed),
+        progress.track(f"writing {path.name}", megabytes, "MB") as meter,
+    ):
+        stream = _counted(pairs, meter)
+        if shard_size is not None and plan is not None:
+            shards = list(batches(plan, shard_size))
+            return _write_shards(draft, path, stream, format, shards, metadata or {})
+        infos = write_file(draft, stream, format, plan, metadata or {})
+    return Written((path,), len(infos), sum(info.nbytes for info in infos))
+
+
+def format_of(path: str | Path) -> Format | None:
+    """The format that a file's suffix asks for, None for any other suffix."""
+    return _BY_SUFFIX.get(Path(path).suffix)
+
+
+def write_file(
+    draft: Path,
+    items: Iterable[tuple[str, Array]],
+    format: Format,
+    plan: Sequence[TensorInfo] | None,
+    metadata: Mapping[str, str],
+) -> list[TensorInfo]:
+    """Stream `items` into the new file `draft`, whatever becomes of it; the tensors it now holds."""
+    infos: dict[str, TensorInfo] = {}
+    writer = SafetensorsWriter(draft, plan, metadata) if format == "safetensors" else _TYPES[format](draft)
+    with writer:
+        for name, array in items:
+            if name in infos:
+                raise InputError(f"tensor '{name}' is written twice", where=draft.name)
+            array = canonical(array)
+            writer.add(name, array)
+            infos[name] = TensorInfo(name, array.shape, array.dtype)
+        if isinstance(writer, SafetensorsWriter):
+            writer.finish()
+        else:
+            writer.finish(metadata)
+    return list(infos.values())
+
+
+_TYPES: dict[str, type[CkptWriter] | type[TorchWriter]] = {"ckpt": CkptWriter, "torch": TorchWriter}
+
+
+def room_needed(plan: Iterable[TensorInfo]) -> int:
+    """Bytes that a file of these tensors takes, a little more rather than less."""
+    return sum(info.nbytes + len(info.name) + _TENSOR_OVERHEAD for info in plan)
+
+
+def check_room(path: Path, plan: Iterable[TensorInfo]) -> int:
+    """Refuse when the disk of `path` has no room for these tensors; the bytes needed."""
+    needed = room_needed(plan)
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise JobError(
+            f"the disk has not enough room: {amount(needed)} needed, {amount(free)} free",
+            where=folder,
+            fix="free some space, or choose an output on another disk",
+        )
+    return needed
+
+
+@contextmanager
+def full_disk(path: Path, needed: int | None) -> Iterator[None]:
+    """Tell how much was needed when the disk fills up all the same."""
+    try:
+        yield
+    except OSError as error:
+        shown = disk_error(error, path)
+        if isinstance(shown, JobError) and needed is not None:
+            shown = JobError(f"the disk is full: {amount(needed)} needed", where=path.parent, fix=shown.fix)
+        raise shown from error
+
+
+def amount(nbytes: float) -> str:
+    """Bytes as people say them: 6.5 GB."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= size:
+            return f"{nbytes / size:.1f} {unit}"
+    return f"{nbytes:.0f} bytes"
+
+
+def _write_shards(
+    draft: Path,
+    path: Path,
+    items: Iterator[tuple[str, Array]],
+    format: Format,
+    shards: list[list[TensorInfo]],
+    metadata: Mapping[str, str],
+) -> Written:
+    draft.mkdir()
+    files = {}
+    for number, batch in enumerate(shards, 1):
+        name = SHARD_NAMES[format].format(number, len(shards))
+        files[name] = write_file(draft / name, islice(items, len(batch)), format, batch, metadata)
+    (draft / INDEX_NAMES[format]).write_text(index_text(files), encoding="utf-8")
+    infos = [info for batch in files.values() for info in batch]
+    return Written(
+        tuple(path / name for name in (*files, INDEX_NAMES[format])), len(infos), sum(info.nbytes for info in infos)
+    )
+
+
+def _counted(pairs: Iterable[tuple[str, Array]], meter: Meter) -> Iterator[tuple[str, Array]]:
+    start, done = time.monotonic(), 0
+    for name, array in pairs:
+        yield name, array
+        done += array.nbytes
+        meter.show(rate=f"{amount(done / max(time.monotonic() - start, 1e-3))}/s")
+        meter.advance(array.nbytes / 1e6)
