@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from spark13b.data.model_file import BYTE, CONTROL, UNKNOWN, ModelFile
 
 _SPACE = "\u2581"  # how SentencePiece writes a space inside pieces
 _REPLACEMENT = "\ufffd"
-_UNKNOWN, _CONTROL, _BYTE = 2, 3, 6  # ModelProto.SentencePiece.Type
 
 
 @dataclass(frozen=True)
@@ -22,28 +22,26 @@ class PieceTable:
     strips_all_leading_spaces: bool
 
     @classmethod
-    def of(cls, proto: Any, ret_id: int) -> PieceTable:
-        """Read a `ModelProto`."""
-        pieces = [piece.piece for piece in proto.pieces]
-        surface = [piece.replace(_SPACE, " ") for piece in pieces]
+    def of(cls, model: ModelFile, ret_id: int) -> PieceTable:
+        """The table of a model whose `<ret>` is `ret_id`."""
+        surface = [piece.replace(_SPACE, " ") for piece in model.pieces]
         surface[ret_id] = "\n"
-        byte = [-1] * len(pieces)
+        byte = [-1] * len(surface)
         control = []
-        for index, piece in enumerate(proto.pieces):
-            if piece.type == _BYTE:
-                byte[index] = int(piece.piece[3:5], 16)  # <0x0A>
-            elif piece.type == _UNKNOWN:
-                surface[index] = proto.trainer_spec.unk_surface
-            elif piece.type == _CONTROL and index != ret_id:
+        for index, kind in enumerate(model.types):
+            if kind == BYTE:
+                byte[index] = int(model.pieces[index][3:5], 16)  # <0x0A>
+            elif kind == UNKNOWN:
+                surface[index] = model.unk_surface
+            elif kind == CONTROL and index != ret_id:
                 control.append(index)
-        rules = proto.normalizer_spec
         return cls(
-            pieces,
+            model.pieces,
             surface,
             byte,
             frozenset(control),
-            strips_first_space=rules.add_dummy_prefix or rules.remove_extra_whitespaces,
-            strips_all_leading_spaces=rules.remove_extra_whitespaces,
+            strips_first_space=model.add_dummy_prefix or model.remove_extra_whitespaces,
+            strips_all_leading_spaces=model.remove_extra_whitespaces,
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from spark13b.data.model_file import CONTROL, USER_DEFINED, ModelFile, with_types
 from spark13b.data.stream_decoder import PieceTable, StreamDecoder
 from spark13b.errors import InputError
 
@@ -23,8 +24,6 @@ REQUIRED = (END, PAD, RET, USER, BOT)
 _IN_TEXT = (END, RET, USER, BOT)  # these mean their id wherever they stand in a text
 _HIDDEN = (PAD, BOS, EOS, END, USER, BOT)  # dropped from decoded text
 
-_CONTROL, _USER_DEFINED = 3, 4  # ModelProto.SentencePiece.Type
-
 
 class SparkTokenizer:
     """A SentencePiece model with the tokens of iFlytekSpark; make one with `SparkTokenizer.load(folder)`.
@@ -35,8 +34,8 @@ class SparkTokenizer:
 
     def __init__(self, model: bytes, where: str | Path = MODEL_FILE) -> None:
         """Read a serialized SentencePiece model; `where` is named in errors. Raises InputError if it is not usable."""
-        proto = parse_model(model, where)
-        ids = {piece.piece: index for index, piece in enumerate(proto.pieces)}
+        parsed = _parsed(model, where)
+        ids = {piece: index for index, piece in enumerate(parsed.pieces)}
         missing = [piece for piece in REQUIRED if piece not in ids]
         if missing:
             raise InputError(
@@ -46,14 +45,14 @@ class SparkTokenizer:
             )
         self.where = str(where)
         self.fingerprint = hashlib.sha256(model).hexdigest()
-        self.vocab_size = len(proto.pieces)
+        self.vocab_size = len(parsed.pieces)
         self.end_id, self.pad_id, self.ret_id, self.user_id, self.bot_id = (
             ids[piece] for piece in (END, PAD, RET, USER, BOT)
         )
         self.bos_id = ids.get(BOS)
-        self._processor = _processor(model, proto, ids)
+        self._processor = _processor(model, parsed, ids)
         self.unk_id = int(self._processor.unk_id())
-        self._table = PieceTable.of(proto, ret_id=self.ret_id)
+        self._table = PieceTable.of(parsed, ret_id=self.ret_id)
         self._hidden = frozenset(ids[piece] for piece in _HIDDEN if piece in ids) | self._table.control
 
     @classmethod
@@ -71,14 +70,19 @@ class SparkTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`. The empty text has none. Raises ValueError for half a surrogate pair."""
-        return self._processor.encode(_prepare(text))  # type: ignore[no-any-return]
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, in order; the same ids as `encode` one by one."""
         if not texts:
             return []
-        # one thread: parallelism is the caller's, by processes
-        return self._processor.encode([_prepare(text) for text in texts], num_threads=1)  # type: ignore[no-any-return]
+        try:
+            # one thread: parallelism is the caller's, by processes
+            return self._processor.encode([_prepare(text) for text in texts], num_threads=1)  # type: ignore[no-any-return]
+        except (RuntimeError, TypeError):  # SentencePiece's own words for half a surrogate pair
+            for text in texts:
+                text.encode()  # UnicodeEncodeError is a ValueError
+            raise
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of a whole sequence. `skip_special=False` shows `<end>`, `<User>` and the like as they are written.
@@ -101,38 +105,24 @@ class SparkTokenizer:
         return self.encode(PROMPT_TEMPLATE.format(text))
 
 
-def parse_model(model: bytes, where: str | Path) -> Any:
-    """The `ModelProto` of a serialized SentencePiece model. Raises InputError when it is not one."""
-    from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto()
+def _parsed(model: bytes, where: str | Path) -> ModelFile:
     try:
-        proto.ParseFromString(model)
-    except DecodeError:
-        proto.Clear()
-    if not proto.pieces:
+        return ModelFile.parse(model)
+    except ValueError:
         raise InputError(
             "this is not a SentencePiece model" if model else "the tokenizer model is empty",
             where=where,
             fix="copy the file again (a Git LFS pointer is no model), or train one with 'spark13b tokenizer train'",
-        )
-    return proto
+        ) from None
 
 
-def _processor(model: bytes, proto: Any, ids: dict[str, int]) -> Any:
+def _processor(model: bytes, parsed: ModelFile, ids: dict[str, int]) -> Any:
     """The SentencePiece processor. `<end>` and the like must be found inside text, which SentencePiece does for
     user-defined symbols only: where the file has them as control symbols, they are turned into such in memory."""
     import sentencepiece
 
-    controls = [piece for piece in _IN_TEXT if proto.pieces[ids[piece]].type == _CONTROL]
-    if not controls:
-        return sentencepiece.SentencePieceProcessor(model_proto=model)
-    patched = type(proto)()
-    patched.CopyFrom(proto)
-    for piece in controls:
-        patched.pieces[ids[piece]].type = _USER_DEFINED
-    return sentencepiece.SentencePieceProcessor(model_proto=patched.SerializeToString())
+    controls = {ids[piece]: USER_DEFINED for piece in _IN_TEXT if parsed.types[ids[piece]] == CONTROL}
+    return sentencepiece.SentencePieceProcessor(model_proto=with_types(model, controls) if controls else model)
 
 
 def _prepare(text: str) -> str:
