@@ -15,18 +15,21 @@ if TYPE_CHECKING:
 Kind = Literal["weight", "adapter", "training", "buffer"]
 
 EMBEDDING = "transformer.embedding.word_embeddings.embedding_table"
+_LAYERS = "transformer.transformer.layers."
+_LAST_NORM = ("transformer.transformer.layernorm.gamma", "transformer.transformer.layernorm.beta")
 _SHOWN = 5  # names of each sort in an error
 
 # Masks and caches of the original: made anew by the model, never loaded.
 _BUFFER = re.compile(r"(^|[._])(slice_sparse_mask|attention_mask|key_past|value_past)$")
 _ADAPTER = re.compile(r"\.mindpet_delta_lora_[ab]$")
-# Optimizer state and counters, of MindSpore's optimizers, of MindFormers' wrappers and of the original's.
-_TRAINING = re.compile(
-    r"^(adam_[mv]|moments?\d*|accum|accumulation|moving_avg|moving_average|hyper_map|optimizer|grad_accum)([._]|$)"
-    r"|^(global_step|step_num|epoch_num|learning_rate|loss_scale|scale_sense|current_iterator_step|last_overflow_iterator_step"
-    r"|cur_epoch_num|cur_step_num|best_step|network_global_step|beta[12]_power|clip_norm|weight_decay|good_steps)$"
-    r"|(^|\.)(moment[12]|adam_[mv]|global_step|scale_sense)$"
+# Optimizer state and counters of our trainer, of MindSpore's optimizers and of the original's training wrapper. A state
+# is named like its parameter with the sort before it; counters stand alone.
+_STATE = r"adam_[mv]|moments?[12]?|accum|accumulation|grad_accum|moving_avg|moving_average"
+_COUNTERS = (
+    r"global_step|step_num|epoch_num|cur_step_num|cur_epoch_num|learning_rate|beta[12]_power|"
+    r"loss_scale|scale_sense|good_steps|current_iterator_step|last_overflow_iterator_step"
 )
+_TRAINING = re.compile(rf"^({_STATE})([._]|$)|(^|\.)({_COUNTERS})$")
 
 
 def kind_of(name: str) -> Kind:
@@ -41,32 +44,40 @@ def kind_of(name: str) -> Kind:
 
 
 def is_norm(name: str) -> bool:
-    """Whether this is a LayerNorm's parameter."""
-    return name.endswith(("norm.gamma", "norm.beta"))
+    """Whether this is a LayerNorm's parameter, by MindSpore's or torch's name."""
+    return name.endswith(("norm.gamma", "norm.beta", "norm.weight", "norm.bias"))
 
 
 def is_embedding(name: str) -> bool:
-    """Whether this is the word embedding."""
-    return name.endswith("word_embeddings.embedding_table")
+    """Whether this is the word embedding, by MindSpore's or torch's name."""
+    return name.endswith(("word_embeddings.embedding_table", "word_embeddings.weight"))
+
+
+def is_model_name(name: str) -> bool:
+    """Whether this is a parameter of a Spark model, of whatever size."""
+    number, _, rest = name.removeprefix(_LAYERS).partition(".")
+    if name.startswith(_LAYERS) and number.isdigit():
+        return rest in _layer_shapes(1, 1)
+    return name == EMBEDDING or name in _LAST_NORM
 
 
 def expected_shapes(config: SparkConfig) -> dict[str, tuple[int, ...]]:
     """Full name -> shape of every parameter of the model, in the order of a complete checkpoint."""
-    hidden, half = config.hidden_size, config.ffn_hidden_size // 2
-    layer: dict[str, tuple[int, ...]] = {"layer_norm.gamma": (hidden,), "layer_norm.beta": (hidden,)}
-    for linear in ("q_proj", "k_proj", "v_proj", "out_proj"):
-        layer |= {f"attention.{linear}.weight": (hidden, hidden), f"attention.{linear}.bias": (hidden,)}
-    layer |= {"final_layer_norm.gamma": (hidden,), "final_layer_norm.beta": (hidden,)}
-    for linear, rows, columns in (("fc0", half, hidden), ("fc1", half, hidden), ("fc2", hidden, half)):
-        layer |= {f"mlp.{linear}.weight": (rows, columns), f"mlp.{linear}.bias": (rows,)}
-
-    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, hidden)}
+    layer = _layer_shapes(config.hidden_size, config.ffn_hidden_size // 2)
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, config.hidden_size)}
     for index in range(config.num_layers):
-        shapes |= {f"transformer.transformer.layers.{index}.{name}": shape for name, shape in layer.items()}
-    shapes |= {
-        "transformer.transformer.layernorm.gamma": (hidden,),
-        "transformer.transformer.layernorm.beta": (hidden,),
-    }
+        shapes |= {f"{_LAYERS}{index}.{name}": shape for name, shape in layer.items()}
+    return shapes | dict.fromkeys(_LAST_NORM, (config.hidden_size,))
+
+
+def _layer_shapes(hidden: int, half: int) -> dict[str, tuple[int, ...]]:
+    """Name within a layer -> shape; `half` is the width of fc0 and of fc1."""
+    shapes: dict[str, tuple[int, ...]] = {"layer_norm.gamma": (hidden,), "layer_norm.beta": (hidden,)}
+    for linear in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        shapes |= {f"attention.{linear}.weight": (hidden, hidden), f"attention.{linear}.bias": (hidden,)}
+    shapes |= {"final_layer_norm.gamma": (hidden,), "final_layer_norm.beta": (hidden,)}
+    for linear, rows, columns in (("fc0", half, hidden), ("fc1", half, hidden), ("fc2", hidden, half)):
+        shapes |= {f"mlp.{linear}.weight": (rows, columns), f"mlp.{linear}.bias": (rows,)}
     return shapes
 
 

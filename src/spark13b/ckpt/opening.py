@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spark13b.ckpt.layout import MANIFEST, open_slices, rank_folders
+from spark13b.ckpt.layout import MANIFEST, rank_folders
 from spark13b.ckpt.mindspore_reader import looks_encrypted, looks_like_ckpt, open_ckpt
 from spark13b.ckpt.safetensors_file import looks_like_safetensors, open_safetensors
 from spark13b.ckpt.shards import open_shards
@@ -53,6 +53,8 @@ def open_file(path: Path) -> Checkpoint:
 
 def _open_folder(folder: Path) -> Checkpoint:
     if (folder / MANIFEST).is_file():
+        from spark13b.ckpt.slices import open_slices  # which needs the writers; most checkpoints are whole
+
         return open_slices(folder, open_file)
     indexes = sorted(folder.glob("*.index.json"))
     if len(indexes) == 1:
@@ -61,7 +63,10 @@ def _open_folder(folder: Path) -> Checkpoint:
     ranks = rank_folders(folder)
     if len(ranks) == 1 and not files:
         return _one_of(checkpoint_files(ranks[0]), ranks[0])
-    if len(ranks) > 1 and not files:
+    if ranks and files:
+        fix = "name the folder or file that is meant"
+        raise InputError(f"the folder holds both {ranks[0].name}/ and {files[0].name}", where=folder, fix=fix)
+    if len(ranks) > 1:
         raise InputError(
             f"the folder holds slices of {len(ranks)} ranks and nothing says how they were cut",
             where=folder,

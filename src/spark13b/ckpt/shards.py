@@ -41,7 +41,7 @@ def index_text(files: Mapping[str, Sequence[TensorInfo]]) -> str:
 
 
 def open_shards(index: Path, open_file: _Opener) -> Checkpoint:
-    """The shards of an index as one checkpoint. Raises InputError: a shard is missing, outside the folder or damaged."""
+    """The shards of an index as one checkpoint. Raises InputError: a shard is missing, damaged, outside the folder."""
     weight_map = _weight_map(index)
     opened = {file: open_file(_shard(index, file)) for file in sorted(set(weight_map.values()))}
     metadata: dict[str, str] = {}

@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
 from spark13b.ckpt.dtypes import Array, as_bytes
 from spark13b.errors import InputError, nearest
+
+SourceFormat = Literal["ckpt", "safetensors", "torch", "slices"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,11 @@ class Checkpoint(Mapping[str, Array]):
     """
 
     def __init__(
-        self, path: Path, format: str, infos: Mapping[str, TensorInfo], metadata: Mapping[str, str] | None = None
+        self,
+        path: Path,
+        format: SourceFormat,
+        infos: Mapping[str, TensorInfo],
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.path = path
         self.format = format
@@ -129,7 +135,7 @@ class FileCheckpoint(Checkpoint):
     """A checkpoint in one file whose index says where each tensor lies."""
 
     def __init__(
-        self, path: Path, format: str, stored: Mapping[str, Stored], metadata: Mapping[str, str] | None = None
+        self, path: Path, format: SourceFormat, stored: Mapping[str, Stored], metadata: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(path, format, {name: item.info for name, item in stored.items()}, metadata)
         self._stored = dict(stored)
@@ -181,7 +187,7 @@ class Derived(Checkpoint):
     def __init__(
         self,
         path: Path,
-        format: str,
+        format: SourceFormat,
         recipes: Mapping[str, tuple[TensorInfo, Callable[[], Array]]],
         *,
         sources: Sequence[Checkpoint] = (),

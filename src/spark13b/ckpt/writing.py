@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from spark13b.ckpt.dtypes import Array, canonical
+from spark13b.ckpt.metering import amount, byte_meter, counted
 from spark13b.ckpt.mindspore_writer import CkptWriter
 from spark13b.ckpt.safetensors_file import SafetensorsWriter
 from spark13b.ckpt.shards import INDEX_NAMES, SHARD_NAMES, batches, index_text
@@ -19,7 +19,7 @@ from spark13b.ckpt.tensors import Checkpoint, TensorInfo
 from spark13b.ckpt.torch_writer import TorchWriter
 from spark13b.errors import InputError, JobError
 from spark13b.files import disk_error, replacing
-from spark13b.progress import SILENT, Meter, Progress
+from spark13b.progress import SILENT, Progress
 
 Format = Literal["ckpt", "safetensors", "torch"]
 FORMATS: tuple[Format, ...] = ("ckpt", "safetensors", "torch")
@@ -50,14 +50,16 @@ def write_checkpoint(
     force: bool = False,
     metadata: Mapping[str, str] | None = None,
     shard_size: int | None = None,
+    member: str | None = None,
     progress: Progress = SILENT,
 ) -> Written:
     """Write `items` (name, array) one at a time; `path` appears whole or not at all.
 
-    Give a `Checkpoint` where there is one: then the room on the disk is checked before anything is written. A Checkpoint
-    can also be cut: with `shard_size` (bytes) `path` becomes a folder of shards with an index. `metadata` holds strings; MindSpore loads them
-    beside the tensors. Raises InputError (`path` exists and not `force`, a number format the file cannot hold, a name
-    given twice) and JobError (the disk is full).
+    Give a `Checkpoint` where there is one: then the room on the disk is checked before anything is written, and it can
+    be cut: with `shard_size` (bytes) `path` becomes a folder of shards with an index. With `member` `path` becomes a
+    folder that holds the file under that name. `metadata` holds strings; MindSpore loads them beside the tensors.
+    Raises InputError (`path` exists and not `force`, a number format the file cannot hold, a name given twice) and
+    JobError (the disk is full).
     """
     path = Path(path)
     if format not in FORMATS:
@@ -68,21 +70,22 @@ def write_checkpoint(
     plan = list(items.infos.values()) if isinstance(items, Checkpoint) else None
     if shard_size is not None and plan is None:
         raise ValueError("only a Checkpoint can be cut into shards: their number must be known beforehand")
-    needed = check_room(path, plan) if plan is not None else None
+    needed = check_room(path, room_needed(plan)) if plan is not None else None
     pairs = items.items() if isinstance(items, Mapping) else items
     total = sum(info.nbytes for info in plan) if plan is not None else None
-    megabytes = total / 1e6 if total is not None else None
     with (
         replacing(path, force=force) as draft,
         full_disk(path, needed),
-        progress.track(f"writing {path.name}", megabytes, "MB") as meter,
+        byte_meter(progress, f"writing {path.name}", total) as advance,
     ):
-        stream = _counted(pairs, meter)
+        stream = counted(pairs, advance)
         if shard_size is not None and plan is not None:
             shards = list(batches(plan, shard_size))
             return _write_shards(draft, path, stream, format, shards, metadata or {})
-        infos = write_file(draft, stream, format, plan, metadata or {})
-    return Written((path,), len(infos), sum(info.nbytes for info in infos))
+        file = draft / member if member else draft
+        file.parent.mkdir(parents=True, exist_ok=True)
+        infos = write_file(file, stream, format, plan, metadata or {})
+    return Written((path / member if member else path,), len(infos), sum(info.nbytes for info in infos))
 
 
 def format_of(path: str | Path) -> Format | None:
@@ -122,18 +125,19 @@ def room_needed(plan: Iterable[TensorInfo]) -> int:
     return sum(info.nbytes + len(info.name) + _TENSOR_OVERHEAD for info in plan)
 
 
-def check_room(path: Path, plan: Iterable[TensorInfo]) -> int:
-    """Refuse when the disk of `path` has no room for these tensors; the bytes needed."""
-    needed = room_needed(plan)
+def check_room(path: Path, needed: int) -> int:
+    """Raise JobError when the disk of `path` has no room for `needed` bytes, else return them."""
     folder = path.parent
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if needed > free:
+        remains = sorted(path.parent.glob(f".{path.name}.*.part"))  # what `files.replacing` leaves when it is killed
+        hint = f"remove {remains[0]}, left by a run that was killed" if remains else "free some space"
         raise JobError(
             f"the disk has not enough room: {amount(needed)} needed, {amount(free)} free",
             where=folder,
-            fix="free some space, or choose an output on another disk",
+            fix=f"{hint}, or choose an output on another disk",
         )
     return needed
 
@@ -148,14 +152,6 @@ def full_disk(path: Path, needed: int | None) -> Iterator[None]:
         if isinstance(shown, JobError) and needed is not None:
             shown = JobError(f"the disk is full: {amount(needed)} needed", where=path.parent, fix=shown.fix)
         raise shown from error
-
-
-def amount(nbytes: float) -> str:
-    """Bytes as people say them: 6.5 GB."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if nbytes >= size:
-            return f"{nbytes / size:.1f} {unit}"
-    return f"{nbytes:.0f} bytes"
 
 
 def _write_shards(
@@ -176,12 +172,3 @@ def _write_shards(
     return Written(
         tuple(path / name for name in (*files, INDEX_NAMES[format])), len(infos), sum(info.nbytes for info in infos)
     )
-
-
-def _counted(pairs: Iterable[tuple[str, Array]], meter: Meter) -> Iterator[tuple[str, Array]]:
-    start, done = time.monotonic(), 0
-    for name, array in pairs:
-        yield name, array
-        done += array.nbytes
-        meter.show(rate=f"{amount(done / max(time.monotonic() - start, 1e-3))}/s")
-        meter.advance(array.nbytes / 1e6)

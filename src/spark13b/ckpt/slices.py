@@ -1,0 +1,109 @@
+"""Cut a checkpoint into `rank_N/` slices, and see slices as one checkpoint again; one tensor at a time both ways."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from spark13b.ckpt.dtypes import Array, canonical
+from spark13b.ckpt.layout import MANIFEST, RANK_FILE, Cut, Layout, cut_of, manifest_text, read_manifest
+from spark13b.ckpt.metering import byte_meter, counted
+from spark13b.ckpt.mindspore_writer import CkptWriter
+from spark13b.ckpt.tensors import Checkpoint, Derived
+from spark13b.ckpt.writing import Written, check_room, full_disk, room_needed
+from spark13b.errors import InputError
+from spark13b.files import replacing
+from spark13b.progress import SILENT, Progress
+
+
+def write_slices(
+    path: str | Path, source: Checkpoint, layout: Layout, *, force: bool = False, progress: Progress = SILENT
+) -> Written:
+    """Cut `source` into `path/rank_N/model.ckpt` and a manifest.
+
+    Ranks with the same content share one file on the disk. Each tensor is read once and held alone. `source` may be
+    slices itself: that is a re-cut. Raises InputError (a tensor cannot be divided, `path` exists and not `force`) and
+    JobError (the disk is full).
+    """
+    path = Path(path)
+    cuts = {name: cut_of(info, layout) for name, info in source.infos.items()}
+    parts = [cut.part_info(layout) for cut in cuts.values()]
+    needed = check_room(path, room_needed(parts * layout.distinct_ranks))
+    with (
+        replacing(path, force=force) as draft,
+        full_disk(path, needed),
+        byte_meter(progress, f"writing {path.name}", source.nbytes) as advance,
+    ):
+        files = [draft / RANK_FILE.format(rank) for rank in range(layout.devices)]
+        for file in files:
+            file.parent.mkdir(parents=True)
+        with ExitStack() as stack:
+            writers = [stack.enter_context(CkptWriter(file)) for file in files[: layout.distinct_ranks]]
+            for name, array in counted(source.items(), advance):
+                for rank, writer in enumerate(writers):
+                    writer.add(name, canonical(cuts[name].part(array, layout, rank)))
+            for writer in writers:
+                writer.finish(source.metadata)
+        for rank in range(layout.distinct_ranks, layout.devices):
+            _same_file(files[rank % layout.model_parallel], files[rank])
+        (draft / MANIFEST).write_text(manifest_text(layout, cuts.values()), encoding="utf-8")
+    written = tuple(path / file.relative_to(draft) for file in files)
+    return Written((*written, path / MANIFEST), len(cuts), source.nbytes)
+
+
+def open_slices(folder: Path, open_file: Callable[[Path], Checkpoint]) -> Checkpoint:
+    """The slices in `folder` as one checkpoint of whole tensors. Raises InputError: one is missing or does not fit."""
+    layout, cuts = read_manifest(folder)
+    ranks: list[Checkpoint] = []
+    for rank in range(layout.distinct_ranks):
+        file = folder / RANK_FILE.format(rank)
+        if not file.is_file():
+            what = f"the slice of rank {rank} of {layout.devices} is missing"
+            raise InputError(what, where=file, fix="copy the whole folder")
+        ranks.append(open_file(file))
+        _check_fits(ranks[-1], layout, cuts)
+    recipes = {name: (cut.info, partial(_whole, cut, layout, ranks)) for name, cut in cuts.items()}
+    checked = [name for name in cuts if all(rank.has_checksum(name) for rank in ranks)]
+    metadata = ranks[0].metadata
+    return Derived(folder, "slices", recipes, sources=ranks, metadata=metadata, checked=checked)
+
+
+def _whole(cut: Cut, layout: Layout, ranks: Sequence[Checkpoint]) -> Array:
+    """Read one tensor's parts straight into their places in the whole."""
+    numbers = layout.model_parallel if cut.axis is not None else 1
+    groups = layout.data_parallel if cut.sharded else 1
+    if numbers == groups == 1:
+        return ranks[0].read(cut.info.name)
+    whole = np.empty(cut.info.shape, cut.info.dtype)
+    for group in range(groups):
+        for number in range(numbers):
+            rank = group * layout.model_parallel + number
+            cut.part(whole, layout, rank)[...] = ranks[rank].read(cut.info.name)
+    return whole
+
+
+def _check_fits(rank: Checkpoint, layout: Layout, cuts: dict[str, Cut]) -> None:
+    for name, cut in cuts.items():
+        expected, found = cut.part_info(layout), rank.infos.get(name)
+        if found is None:
+            raise InputError(f"tensor '{name}' is missing in this slice", where=rank.path, fix="copy the whole folder")
+        if found != expected:
+            what = (
+                f"tensor '{name}' is {found.dtype.name} {list(found.shape)} in this slice, "
+                f"the manifest says {expected.dtype.name} {list(expected.shape)}"
+            )
+            raise InputError(what, where=rank.path, fix="the slices and the manifest must come from one split")
+
+
+def _same_file(original: Path, copy: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links."""
+    try:
+        os.link(original, copy)
+    except OSError:
+        shutil.copyfile(original, copy)
