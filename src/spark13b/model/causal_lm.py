@@ -29,15 +29,14 @@ class SparkForCausalLM(nn.Cell):
         super().__init__()
         self.config = config
         self.transformer = SparkModel(config)
-        self._logits = _Logits(self.transformer)
-        self._loss = Loss(self.transformer)
+        self._graphs = {"logits": _Logits(self.transformer), "loss": Loss(self.transformer)}  # not sub-cells of this one
         if seed is not None:
             for name, parameter in self.weights().items():
                 _set(parameter, initial_value(name, parameter.shape, config, seed))
 
     def construct(self, ids: Any) -> Any:
         """ids (B, T) int32 -> logits (B, T, V) float32, as a MindSpore cell"""
-        return self._logits(ids)
+        return self._graphs["logits"](ids)
 
     def weights(self) -> dict[str, Any]:
         """Full name -> MindSpore parameter, in the order of a complete checkpoint."""
@@ -63,7 +62,7 @@ class SparkForCausalLM(nn.Cell):
         ids = self._checked(input_ids)
         tokens = ids.shape[1]
         padded = _pad(ids, bucket(tokens, self.config.seq_length))
-        return self._logits(Tensor(padded)).asnumpy()[:, :tokens]
+        return self._graphs["logits"](Tensor(padded)).asnumpy()[:, :tokens]
 
     def loss(self, input_ids: Any, loss_mask: Any = None, alignment: Alignment = "target") -> float:
         """(B, T+1) ints, mask (B, T+1) of 0 and 1 by token -> the loss; no mask: every token counts."""
@@ -74,7 +73,7 @@ class SparkForCausalLM(nn.Cell):
         size = bucket(ids.shape[1] - 1, self.config.seq_length)
         inputs, targets, weights = ids[:, :-1], ids[:, 1:], align(mask, alignment)
         return float(
-            self._loss(*(Tensor(_pad(array, size)) for array in (inputs, targets, weights))).asnumpy()
+            self._graphs["loss"](*(Tensor(_pad(array, size)) for array in (inputs, targets, weights))).asnumpy()
         )
 
     def attention_choice(self, batch: int, tokens: int) -> Choice:

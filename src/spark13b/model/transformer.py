@@ -92,7 +92,7 @@ class Decoder(nn.Cell):
         heads = (batch, self.heads, tokens, cos.shape[1])
         if batch * self.heads * tokens * cos.shape[1] <= _EXPAND_ROPE:
             # MindSpore's CPU multiplies equal shapes six times as fast as broadcast ones
-            cos, sin = ops.broadcast_to(cos, heads), ops.broadcast_to(sin, heads)
+            cos, sin = ops.tile(cos, (batch, self.heads, 1, 1)), ops.tile(sin, (batch, self.heads, 1, 1))
         mask = self.attend.mask(zero, batch, self.heads, tokens)
         keys, values = [], []
         for block in self.layers:

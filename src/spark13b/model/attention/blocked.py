@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from mindspore import nn, ops
-from mindspore.ops.operations import _grad_ops
 
 from spark13b.config.model import SparkConfig
 from spark13b.model.attention.band import band_bias
@@ -33,7 +32,7 @@ class BlockedAttention(nn.Cell):
         size = block_size(batch * heads, tokens, self.window)
         keys = _span(self.window, size, _round_up(tokens, size)) + size
         bias = band_bias(zero, size, keys, self.window, self.softmax_type)
-        return ops.broadcast_to(bias, (batch * heads, size, keys))
+        return ops.tile(bias, (batch * heads, 1, 1))
 
     def construct(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
         """q, k, v (B, H, T, D) -> (B, H, T, D)"""
@@ -60,56 +59,74 @@ class _Blocks(nn.Cell):
         self.matmul = ops.BatchMatMul()
         self.matmul_t = ops.BatchMatMul(transpose_b=True)
         self.t_matmul = ops.BatchMatMul(transpose_a=True)
-        self.softmax_grad = _grad_ops.SoftmaxGrad()
+        self.softmax = ops.Softmax(axis=-1)
+        self.concat = ops.Concat(axis=1)
+        self.concat_width = ops.Concat(axis=-1)
+        self.sum_width = ops.ReduceSum(keep_dims=True)
 
     def weights(self, q: Any, k: Any, mask: Any) -> Any:
         """The attention weights of one block, (N, block, keys) in the softmax type."""
         scores = ops.cast(self.matmul_t(q, k), self.softmax_type)
-        return ops.softmax(scores + mask[:, :, mask.shape[2] - k.shape[1] :], -1)
+        cut = mask.shape[2] - k.shape[1]
+        return self.softmax(scores + (mask[:, :, cut:] if cut else mask))
 
     def construct(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
         size = mask.shape[1]
         span = mask.shape[2] - size
         outs = []
+        q_, k_, v_, mask_ = q, k, v, mask
         for first in range(0, q.shape[1], size):
-            start, end = max(0, first - span), first + size
-            weights = self.weights(q[:, first:end], k[:, start:end], mask)
-            outs.append(self.matmul(ops.cast(weights, self.compute_type), v[:, start:end]))
-        return ops.concat(outs, 1)
+            start, end = _first_key(first, span), first + size
+            weights = self.weights(q_[:, first:end], k_[:, start:end], mask_)
+            out = self.matmul(ops.cast(weights, self.compute_type), v_[:, start:end])
+            # one block after the other: MindSpore would cut all slices of all blocks first, and hold them
+            q_, k_, v_, mask_ = ops.depend(q, out), ops.depend(k, out), ops.depend(v, out), ops.depend(mask, out)
+            outs.append(out)
+        return self.concat(outs)
 
     def bprop(self, q: Any, k: Any, v: Any, mask: Any, out: Any, dout: Any) -> Any:
-        """Gradients of q, k, v. Key gradients gather in a window that moves along with the queries."""
+        """Gradients of q, k, v. Key gradients gather in a window that moves along with the queries.
+
+        The softmax's gradient is weights * (dout v^T - delta) with delta = sum(dout * out): delta rides along in the
+        matrix product as one more column, for a subtraction would have to broadcast, which is slow on a CPU.
+        """
         size = mask.shape[1]
+        delta = self.sum_width(dout * out, -1)
+        dout_delta = self.concat_width((dout, ops.neg(delta)))
+        v_ones = self.concat_width((v, ops.ones_like(v[:, :, :1])))
         span = mask.shape[2] - size
         dqs, dks, dvs = [], [], []
-        window_dk, window_dv = None, None  # of the keys start..end that later queries may still see
+        window_dk, window_dv = ops.zeros_like(k[:, :1]), ops.zeros_like(v[:, :1])
+        q_, k_, v_, mask_, dout_ = q, k, v_ones, mask, dout_delta
         for first in range(0, q.shape[1], size):
-            start, end = max(0, first - span), first + size
-            q_block, dout_block = q[:, first:end], dout[:, first:end]
-            k_block, v_block = k[:, start:end], v[:, start:end]
-            weights = self.weights(q_block, k_block, mask)
-            dweights = ops.cast(self.matmul_t(dout_block, v_block), self.softmax_type)
-            dscores = ops.cast(self.softmax_grad(weights, dweights), self.compute_type)
+            start, end = _first_key(first, span), first + size
+            q_block, k_block = q_[:, first:end], k_[:, start:end]
+            weights = self.weights(q_block, k_block, mask_)
+            dweights = ops.cast(self.matmul_t(dout_[:, first:end], v_[:, start:end]), self.softmax_type)
+            dscores = ops.cast(weights * dweights, self.compute_type)
             dqs.append(self.matmul(dscores, k_block))
             dk = self.t_matmul(dscores, q_block)
-            dv = self.t_matmul(ops.cast(weights, self.compute_type), dout_block)
-            if window_dk is not None:
-                dk = _add_before(window_dk, dk)
-                dv = _add_before(window_dv, dv)
-            done = max(0, end - span) - start  # keys that no later query sees
-            if end == q.shape[1]:
-                done = end - start
-            if done:
+            dv = self.t_matmul(ops.cast(weights, self.compute_type), dout_[:, first:end, : v.shape[2]])
+            if first > 0 and span > 0:
+                dk, dv = _add_before(window_dk, dk), _add_before(window_dv, dv)
+            # keys before the next block's first are done: no later query sees them
+            done = end - start if end == q.shape[1] else _first_key(end, span) - start
+            if done > 0:
                 dks.append(dk[:, :done])
                 dvs.append(dv[:, :done])
             window_dk, window_dv = dk[:, done:], dv[:, done:]
-        return ops.concat(dqs, 1), ops.concat(dks, 1), ops.concat(dvs, 1), ops.zeros_like(mask)
+            q_, k_, mask_ = ops.depend(q, dk), ops.depend(k, dk), ops.depend(mask, dk)
+            v_, dout_ = ops.depend(v_ones, dk), ops.depend(dout_delta, dk)
+        return self.concat(dqs), self.concat(dks), self.concat(dvs), ops.zeros_like(mask)
+
+
+def _first_key(first: int, span: int) -> int:
+    """The first key that the block of query `first` takes along."""
+    return first - span if first > span else 0
 
 
 def _add_before(window: Any, new: Any) -> Any:
-    """Add `window` to the first of the keys of `new`; the rest is the block's own."""
-    if not window.shape[1]:
-        return new
+    """Add the gradients gathered so far, `window`, to the first keys of `new`; the rest is the block's own."""
     return ops.concat((new[:, : window.shape[1]] + window, new[:, window.shape[1] :]), 1)
 
 
