@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spark13b.data.model_file import CONTROL, USER_DEFINED, ModelFile, with_types
+from spark13b.data.model_file import BYTE, CONTROL, USER_DEFINED, ModelFile, with_types
 from spark13b.data.stream_decoder import PieceTable, StreamDecoder
 from spark13b.errors import InputError
 
@@ -19,7 +19,8 @@ PROMPT_TEMPLATE = "<User> {}<end><Bot> "  # the original's; `{}` is the user's t
 MODEL_FILE = "tokenizer.model"
 VOCAB_FILE = "tokenizer.vocab"
 
-PAD, BOS, EOS, END, RET, USER, BOT = "<pad>", "<s>", "</s>", "<end>", "<ret>", "<User>", "<Bot>"
+PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
+END, RET, USER, BOT = "<end>", "<ret>", "<User>", "<Bot>"
 REQUIRED = (END, PAD, RET, USER, BOT)
 _IN_TEXT = (END, RET, USER, BOT)  # these mean their id wherever they stand in a text
 _HIDDEN = (PAD, BOS, EOS, END, USER, BOT)  # dropped from decoded text
@@ -29,7 +30,8 @@ class SparkTokenizer:
     """A SentencePiece model with the tokens of iFlytekSpark; make one with `SparkTokenizer.load(folder)`.
 
     `end_id`, `pad_id`, `ret_id`, `user_id`, `bot_id` and `unk_id` are ids of the model; `bos_id` is None when the
-    model has no `<s>`. `fingerprint` is the SHA-256 of the model file.
+    model has no `<s>`. `fingerprint` is the SHA-256 of the model file. `byte_pieces` is 256 when every character can be
+    written; `normalizer` is the name of the model's rule for spellings, `identity` for none.
     """
 
     def __init__(self, model: bytes, where: str | Path = MODEL_FILE) -> None:
@@ -46,10 +48,13 @@ class SparkTokenizer:
         self.where = str(where)
         self.fingerprint = hashlib.sha256(model).hexdigest()
         self.vocab_size = len(parsed.pieces)
+        self.byte_pieces = len({piece for piece, kind in zip(parsed.pieces, parsed.types, strict=True) if kind == BYTE})
+        self.normalizer = parsed.normalizer
         self.end_id, self.pad_id, self.ret_id, self.user_id, self.bot_id = (
             ids[piece] for piece in (END, PAD, RET, USER, BOT)
         )
         self.bos_id = ids.get(BOS)
+        self._ids = ids
         self._processor = _processor(model, parsed, ids)
         self.unk_id = int(self._processor.unk_id())
         self._table = PieceTable.of(parsed, ret_id=self.ret_id)
@@ -99,6 +104,10 @@ class SparkTokenizer:
     def piece(self, token: int) -> str:
         """The piece behind an id as the model spells it, e.g. `▁the` or `<0x0A>`."""
         return self._table.pieces[token]
+
+    def id_of(self, piece: str) -> int | None:
+        """The id of a piece as the model spells it, or None."""
+        return self._ids.get(piece)
 
     def prompt_ids(self, text: str) -> list[int]:
         """Ids of one question in the prompt template: the start of an answer."""

@@ -1,0 +1,86 @@
+"""The manifest `FILE.json` beside a MindRecord FILE: how it was made, and of what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from spark13b.data.ledger import Ledger
+from spark13b.errors import InputError, nearest
+
+FORMAT_VERSION: Literal[1] = 1
+SUFFIX = ".json"
+
+Kind = Literal["pretrain", "sft"]
+
+
+class TokenizerEntry(BaseModel):
+    """The tokenizer whose ids the rows hold; `sha256` is its fingerprint, the hash of the model file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str  # absolute
+    sha256: str
+    vocab_size: int
+    end_id: int
+    pad_id: int
+
+
+class InputEntry(BaseModel):
+    """A file that was read: its absolute path, bytes and hash."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """How the rows were made. `options` are those of the command that change the rows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: Literal[1] = FORMAT_VERSION
+    kind: Kind
+    seq_length: int  # a row holds one token more
+    columns: list[str]
+    rows: int
+    tokenizer: TokenizerEntry
+    options: dict[str, str | int | float | bool | None]
+    inputs: list[InputEntry]
+    ledger: Ledger
+
+
+def manifest_path(rows_file: Path) -> Path:
+    """Where the manifest of a MindRecord file is."""
+    return rows_file.with_name(rows_file.name + SUFFIX)
+
+
+def read_manifest(rows_file: str | Path) -> Manifest | None:
+    """The manifest of a MindRecord file, or None when it has none (files of the original do not).
+
+    Raises InputError when there is one that cannot be understood.
+    """
+    path = manifest_path(Path(rows_file))
+    if not path.is_file():
+        return None
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(
+            f"this is no manifest of version {FORMAT_VERSION}: {_first(error)}",
+            where=path,
+            fix="make the rows again with 'spark13b preprocess', or move the manifest away to read them without it",
+        ) from None
+
+
+def _first(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_context=False)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        near = nearest(key, Manifest.model_fields)
+        return f"there is no key '{key}'" + (f", did you mean '{near}'?" if near else "")
+    return f"{key}: {problem['msg']}" if key else problem["msg"]

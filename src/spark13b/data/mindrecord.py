@@ -1,0 +1,137 @@
+"""Reading training rows from MindRecord in any order, through MindSpore's MindDataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from spark13b.data.manifest import Manifest, read_manifest
+from spark13b.data.mindrecord_file import read_header
+from spark13b.errors import InputError, JobError
+
+__all__ = ["Manifest", "RowInfo", "open_rows", "read_manifest", "row_info"]
+
+IDS, MASK = "input_ids", "loss_mask"
+_INTEGERS = ("int32", "int64")  # the original wrote int64
+
+Batch = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
+
+
+class RowInfo(NamedTuple):
+    """What a MindRecord file holds: `row_length` is seq_length + 1."""
+
+    rows: int
+    row_length: int
+    columns: tuple[str, ...]
+
+
+def row_info(path: str | Path) -> RowInfo:
+    """Count the rows of a file and measure them, without reading all of it.
+
+    Reads what `spark13b preprocess` and the original write: `input_ids`, with or without `loss_mask`, int32 or int64.
+    Raises InputError when it is anything else, is cut off or renamed, or lacks its index.
+    """
+    path = Path(path)
+    columns = read_header(path).columns
+    if IDS not in columns or not columns.keys() <= {IDS, MASK}:
+        raise InputError(
+            f"the columns must be {IDS}, or {IDS} and {MASK}; they are {', '.join(columns) or 'none'}",
+            where=path,
+            fix="make the file with 'spark13b preprocess'",
+        )
+    for name, kind in columns.items():
+        if kind not in _INTEGERS:
+            raise InputError(
+                f"column {name} must be int32 or int64, it is {kind}",
+                where=path,
+                fix="make the file with 'spark13b preprocess'",
+            )
+    rows = _count(path)
+    if not rows:
+        raise InputError("the file holds no rows", where=path, fix="make it again with 'spark13b preprocess'")
+    ends = list(_batches(path, [0, rows - 1], 1))
+    shapes = {array.shape[1:] for batch in ends for array in batch.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+        raise InputError(
+            f"the rows are not of one length: {', '.join(map(str, sorted(shapes)))}",
+            where=path,
+            fix="make the file again with 'spark13b preprocess'; the original writes long examples ragged",
+        )
+    ((row_length,),) = shapes
+    return RowInfo(rows, row_length, tuple(sorted(columns)))
+
+
+def open_rows(path: str | Path, batch_size: int, *, order: Sequence[int] | None = None) -> Iterator[Batch]:
+    """Yield `(input_ids (B, T+1) int32, loss_mask (B, T+1) float32)` of the rows `order` names, in exactly that order.
+
+    `order` None is the order of the file. A row may be named more than once. The last batch is smaller when
+    `batch_size` does not divide the number of rows. A file without masks has ones. Closing the iterator frees its
+    threads. Raises InputError as `row_info` does, at once; ValueError for a row that is not there; JobError when the
+    file cannot be read to its end.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    path = Path(path)
+    rows = row_info(path).rows
+    chosen = np.arange(rows) if order is None else np.asarray(order, np.int64)
+    if chosen.size and not 0 <= chosen.min() <= chosen.max() < rows:  # MindSpore would wrap around in silence
+        raise ValueError(f"the order names rows {chosen.min()} to {chosen.max()}; the file has 0 to {rows - 1}")
+    return _typed(_batches(path, chosen.tolist(), batch_size))
+
+
+def _typed(batches: Iterator[dict[str, npt.NDArray[Any]]]) -> Iterator[Batch]:
+    for batch in batches:
+        ids = batch[IDS].astype(np.int32, copy=False)
+        mask = batch[MASK].astype(np.float32) if MASK in batch else np.ones(ids.shape, np.float32)
+        yield ids, mask
+
+
+def _batches(path: Path, order: list[int], batch_size: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    if not order:
+        return
+    from mindspore.dataset import SubsetSampler
+
+    dataset = _dataset(path, SubsetSampler(order)).batch(batch_size, num_parallel_workers=1)
+    iterator = dataset.create_dict_iterator(num_epochs=1, output_numpy=True)
+    try:
+        yield from iterator
+    except RuntimeError as error:
+        raise JobError(
+            f"a row cannot be read: {_reason(error)}",
+            where=path,
+            fix="make the file again with 'spark13b preprocess'",
+        ) from error
+    finally:
+        iterator.stop()
+
+
+def _count(path: Path) -> int:
+    try:
+        return int(_dataset(path, None).get_dataset_size())
+    except RuntimeError as error:
+        raise InputError(
+            f"MindSpore cannot read this file: {_reason(error)}",
+            where=path,
+            fix="copy the file and its .db again, or make them again with 'spark13b preprocess'",
+        ) from None
+
+
+def _dataset(path: Path, sampler: Any) -> Any:
+    from mindspore.dataset import MindDataset
+
+    workers = min(2, os.cpu_count() or 1)  # more than there are cores is refused; two are as fast as any number
+    if sampler is None:
+        return MindDataset(str(path), shuffle=False, num_parallel_workers=workers)
+    return MindDataset(str(path), sampler=sampler, num_parallel_workers=workers)
+
+
+def _reason(error: RuntimeError) -> str:
+    """The one line of MindSpore's report that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    marked = [line.removeprefix("[ERROR]").strip() for line in lines if line.startswith("[ERROR]")]
+    return (marked or lines or ["no reason given"])[0]
