@@ -2,11 +2,11 @@
 
 The format is `mindspore/train/checkpoint.proto`, a stream of `Checkpoint` messages:
 
-    Checkpoint { repeated Value value = 1 }
+    Checkpoint { repeated Value value = 1; int64 values = 1313 }
     Value      { string tag = 1; TensorProto tensor = 2; MapTensorProto maptensor = 3; fixed32 crc32 = 1313 }
     TensorProto{ repeated int64 dims = 1; string tensor_type = 2; bytes tensor_content = 3 }
 
-Field 1313 is ours (`mindspore_writer` tells what it covers); protobuf readers pass over fields that they do not know.
+Both fields 1313 are ours (`mindspore_writer` tells about them); protobuf readers pass over fields they do not know.
 A tensor above 512 MB is cut into several values with the same tag, each with the whole tensor's dims. MindSpore ends a
 file saved with `crc_check` in `crc_num` and ten bytes of big-endian CRC-32 over all that stands before.
 """
@@ -23,7 +23,7 @@ from spark13b.ckpt.dtypes import MINDSPORE
 from spark13b.ckpt.tensors import FileCheckpoint, Part, Stored, TensorInfo, truncated
 from spark13b.errors import InputError
 
-CRC_FIELD = 1313
+OUR_FIELD = 1313
 CRC_MARK = b"crc_num"
 CRC_TRAILER = len(CRC_MARK) + 10  # bytes
 # Encrypted files begin with one of these (little-endian), as written by mindspore 2.9.0 for AES-GCM, AES-CBC, SM4-CBC.
@@ -115,16 +115,24 @@ def _keep(path: Path, file: BinaryIO, cuts: list[_Value], stored: dict[str, Stor
 
 
 def _values(stream: _Stream) -> Iterator[_Value]:
+    count, ours, ended, tag = 0, False, False, ""
     while stream.at < stream.end:
         start = stream.at
         number, kind = stream.key()
-        if kind != _BYTES:
-            raise stream.damaged(start)
-        length = stream.varint()
-        if number != 1:  # a field of a later version
-            stream.skip(_BYTES, length)
-            continue
-        yield _value(stream, start, stream.at + length)
+        if (number, kind) == (OUR_FIELD, _VARINT):
+            if stream.varint() != count:
+                raise stream.damaged(start, f"does not tell the {count:,} values before it")
+            ended = True
+        elif (number, kind) == (1, _BYTES):
+            length = stream.varint()
+            value = _value(stream, start, stream.at + length)
+            count, ended, ours, tag = count + 1, False, ours or value.crc is not None, value.tag
+            yield value
+        else:  # a field of a later version
+            stream.skip(kind)
+    if ours and not ended:
+        what = f"the file is truncated: it ends at byte {stream.end:,}, after tensor '{tag}', without its end mark"
+        raise InputError(what, where=stream.path, fix="copy or download the file again")
 
 
 def _value(stream: _Stream, start: int, end: int) -> _Value:
@@ -140,7 +148,7 @@ def _value(stream: _Stream, start: int, end: int) -> _Value:
         elif (number, kind) == (3, _BYTES):
             fix = "save the checkpoint without it"
             raise InputError(f"'{value.tag}' is a MapParameter (hash table)", where=stream.path, fix=fix)
-        elif (number, kind) == (CRC_FIELD, _FIXED32):
+        elif (number, kind) == (OUR_FIELD, _FIXED32):
             value.crc = int.from_bytes(stream.take(4), "little")
         else:
             stream.skip(kind)
@@ -215,6 +223,7 @@ class _Stream:
             raise self.damaged(self.at) from error
 
     def skip(self, kind: int, length: int | None = None) -> None:
+        """Pass over a field; `length` when its length was read already."""
         if kind == _VARINT:
             self.varint()
             return

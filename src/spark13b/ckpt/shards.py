@@ -29,7 +29,7 @@ def batches(plan: Sequence[TensorInfo], shard_size: int) -> Iterator[list[Tensor
             batch, filled = [], 0
         batch.append(info)
         filled += info.nbytes
-    if batch or not plan:
+    if batch:
         yield batch
 
 

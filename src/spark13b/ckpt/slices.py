@@ -44,12 +44,14 @@ def write_slices(
         for file in files:
             file.parent.mkdir(parents=True)
         with ExitStack() as stack:
-            writers = [stack.enter_context(CkptWriter(file)) for file in files[: layout.distinct_ranks]]
+            writers = [
+                stack.enter_context(CkptWriter(file, source.metadata)) for file in files[: layout.distinct_ranks]
+            ]
             for name, array in counted(source.items(), advance):
                 for rank, writer in enumerate(writers):
                     writer.add(name, canonical(cuts[name].part(array, layout, rank)))
             for writer in writers:
-                writer.finish(source.metadata)
+                writer.finish()
         for rank in range(layout.distinct_ranks, layout.devices):
             _same_file(files[rank % layout.model_parallel], files[rank])
         (draft / MANIFEST).write_text(manifest_text(layout, cuts.values()), encoding="utf-8")

@@ -148,7 +148,7 @@ class FileCheckpoint(Checkpoint):
         return array
 
     def has_checksum(self, name: str) -> bool:
-        return all(part.crc is not None for part in self._stored[name].parts)
+        return all(part.crc is not None or not part.nbytes for part in self._stored[name].parts)
 
     def close(self) -> None:
         if self._file is not None:

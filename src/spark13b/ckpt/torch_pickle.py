@@ -131,4 +131,5 @@ _ALLOWED: dict[tuple[str, str], type | Callable[..., Any] | _StorageType] = {
     ("torch.serialization", "_get_layout"): Opaque,
     ("argparse", "Namespace"): Opaque,  # Megatron keeps its options beside the weights
     ("_io", "BytesIO"): Opaque,  # Transformer Engine's `_extra_state`
+    ("_codecs", "encode"): Opaque,  # how protocol 2 writes its bytes
 }

@@ -1,7 +1,7 @@
 """Read torch's files (`.pt`, `.pth`, `.bin`) without torch: the zip format since 1.6, and the older stream of pickles.
 
 A state dict may be flat, or nested one level (`{"model": {...}, "iteration": 3}`). The zip format keeps a CRC-32 of
-every storage, which is checked when a tensor is read.
+every storage, which is checked when a tensor is read (0 stands for none: torch can be told not to compute it).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -27,6 +28,8 @@ LEGACY_HEAD = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of tor
 METADATA_RECORD = "spark13b.json"  # ours; torch passes over it
 _LOCAL = struct.Struct("<4s5H3I2H")  # a zip record's own head
 _LONGEST_PICKLE = 1 << 30  # bytes
+_SEARCHED = 64 << 20  # bytes looked through at once
+_SEARCHED_HEAD = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -87,33 +90,40 @@ def _zip(file: BinaryIO, path: Path) -> tuple[Any, dict[str, _Extent], dict[str,
     if index is None:
         raise InputError("the zip file is not a torch checkpoint: it has no data.pkl", where=path)
     root = index.removesuffix("data.pkl")
-    _check_byte_order(archive, records, root, path)
+    _check_byte_order(file, records, root, path)
     extents = {
-        name.removeprefix(f"{root}data/"): _Extent(_data_offset(file, record, path), record.file_size, record.CRC)
+        name.removeprefix(f"{root}data/"): _Extent(
+            _data_offset(file, record, path), record.file_size, record.CRC or None
+        )
         for name, record in records.items()
         if name.startswith(f"{root}data/")
     }
     metadata = {}
     if root + METADATA_RECORD in records:
-        metadata = json.loads(_record(archive, records[root + METADATA_RECORD], path))
-    return read_pickle(BytesIO(_record(archive, records[index], path)), path), extents, metadata
+        metadata = json.loads(_record(file, records[root + METADATA_RECORD], path))
+    return read_pickle(BytesIO(_record(file, records[index], path)), path), extents, metadata
 
 
-def _record(archive: zipfile.ZipFile, record: zipfile.ZipInfo, path: Path) -> bytes:
+def _extent(file: BinaryIO, record: zipfile.ZipInfo, path: Path) -> _Extent:
+    return _Extent(_data_offset(file, record, path), record.file_size, record.CRC or None)
+
+
+def _record(file: BinaryIO, record: zipfile.ZipInfo, path: Path) -> bytes:
+    """A small record, whole."""
     if record.file_size > _LONGEST_PICKLE:
-        raise InputError(
-            f"the file's '{record.filename}' of {record.file_size:,} bytes is no list of tensors", where=path
-        )
-    try:
-        return archive.read(record)
-    except zipfile.BadZipFile as error:
+        what = f"the file's '{record.filename}' of {record.file_size:,} bytes is no list of tensors"
+        raise InputError(what, where=path)
+    file.seek(_data_offset(file, record, path))
+    data = file.read(record.file_size)
+    if record.CRC and zlib.crc32(data) != record.CRC:
         what = f"the file is damaged: '{record.filename}' at byte {record.header_offset:,} does not match its checksum"
-        raise InputError(what, where=path, fix="copy or download the file again") from error
+        raise InputError(what, where=path, fix="copy or download the file again")
+    return data
 
 
-def _check_byte_order(archive: zipfile.ZipFile, records: Mapping[str, zipfile.ZipInfo], root: str, path: Path) -> None:
+def _check_byte_order(file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], root: str, path: Path) -> None:
     name = f"{root}byteorder"
-    if name in records and _record(archive, records[name], path) != b"little":
+    if name in records and _record(file, records[name], path) != b"little":
         raise InputError("the file was written on a big-endian machine", where=path, fix="save it on a usual one")
 
 
@@ -130,31 +140,49 @@ def _data_offset(file: BinaryIO, record: zipfile.ZipInfo, path: Path) -> int:
 
 
 def _cut_off(file: BinaryIO, path: Path) -> InputError:
-    """The error for a zip without its table of contents: walk the records to see which one is cut off."""
-    size, at, last = path.stat().st_size, 0, ""
-    tensors: dict[str, str] = {}
-    while at + _LOCAL.size <= size:
-        file.seek(at)
-        head = file.read(_LOCAL.size)
-        if not head.startswith(ZIP_HEAD):
-            break
-        *_, nbytes, _plain, name_length, extra_length = _LOCAL.unpack(head)
-        last = file.read(name_length).decode("utf-8", "replace")
-        extra = file.read(extra_length)
-        if nbytes == 0xFFFFFFFF and extra[:2] == b"\x01\x00" and len(extra) >= 20:  # zip64
-            nbytes = int.from_bytes(extra[12:20], "little")
-        at += _LOCAL.size + name_length + extra_length
-        if last.endswith("/data.pkl") and at + nbytes <= size:
-            file.seek(at)
-            tensors = _names_by_storage(file.read(nbytes), path)
-        at += nbytes
-    key = last.rpartition("/")[2]
-    return truncated(path, tensors.get(key, last or "?"), size)
+    """The error for a zip without its table of contents: find the record that is cut off, and whose tensor it is.
+
+    The records do not tell their lengths beforehand, so the last one is looked for from the end.
+    """
+    size = path.stat().st_size
+    file.seek(0)
+    first = _record_name(file.read(_SEARCHED_HEAD), 0)
+    if first is None:
+        return truncated(path, "?", size)
+    root = first.partition("/")[0]
+    names = _names_by_storage(file, path, first)
+    end = size
+    while end > 0:
+        start = max(0, end - _SEARCHED)
+        file.seek(start)
+        window = file.read(end - start + _SEARCHED_HEAD)  # a head may lie across the border
+        at = window.rfind(ZIP_HEAD)
+        while at >= 0:
+            name = _record_name(window, at) or ""
+            if name.startswith(f"{root}/"):
+                return truncated(path, names.get(name.removeprefix(f"{root}/data/"), name), size)
+            at = window.rfind(ZIP_HEAD, 0, at)
+        end = start
+    return truncated(path, first, size)
 
 
-def _names_by_storage(data: bytes, path: Path) -> dict[str, str]:
+def _record_name(data: bytes, at: int) -> str | None:
+    """The name in the record's head at `at`, None when there is no whole head."""
+    if not data.startswith(ZIP_HEAD, at) or len(data) < at + _LOCAL.size:
+        return None
+    length = _LOCAL.unpack_from(data, at)[-2]
+    return data[at + _LOCAL.size : at + _LOCAL.size + length].decode("utf-8", "replace")
+
+
+def _names_by_storage(file: BinaryIO, path: Path, first: str) -> dict[str, str]:
+    """Storage key -> tensor name, when the list of tensors comes first, as torch writes it."""
+    if not first.endswith("/data.pkl"):
+        return {}
+    file.seek(0)
+    name_length, extra_length = _LOCAL.unpack(file.read(_LOCAL.size))[-2:]
+    file.seek(_LOCAL.size + name_length + extra_length)
     try:
-        return {ref.storage.key: name for name, ref in _flat(read_pickle(BytesIO(data), path), path).items()}
+        return {ref.storage.key: name for name, ref in _flat(read_pickle(file, path), path).items()}
     except InputError:
         return {}
 

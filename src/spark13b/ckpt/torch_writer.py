@@ -1,7 +1,7 @@
 """Write torch's zip format one tensor at a time, without torch; `torch.load(weights_only=True, mmap=True)` reads it.
 
-The archive holds `version`, `byteorder`, `data/0`, `data/1`, ... (each at a multiple of 64 bytes) and `data.pkl`, which
-comes last because the tensors are only known then; a zip's table of contents makes the order free.
+The archive holds `data.pkl`, `byteorder`, `version` and `data/0`, `data/1`, ..., each at a multiple of 64 bytes. When
+the tensors are not known beforehand `data.pkl` comes last; a zip's table of contents makes the order free.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,12 +25,15 @@ _ROOT = "archive"
 
 
 class TorchWriter:
-    """Writes tensors in the order they come."""
+    """Writes tensors in the order they come, which is that of `plan` if there is one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, plan: Sequence[TensorInfo] | None, metadata: Mapping[str, str]) -> None:
         self._file = open(path, "wb")  # noqa: SIM115  # closed by __exit__
         self._archive = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
         self._infos: list[TensorInfo] = []
+        self._plan, self._metadata = plan, metadata
+        if plan is not None:
+            self._small("data.pkl", state_dict_pickle(plan))
         self._small("byteorder", b"little")
         self._small("version", b"3\n")
 
@@ -56,11 +59,12 @@ class TorchWriter:
                 out.write(data[start : start + _CHUNK])
         self._infos.append(TensorInfo(name, array.shape, array.dtype))
 
-    def finish(self, metadata: Mapping[str, str]) -> None:
+    def finish(self) -> None:
         """Write the list of tensors and the table of contents."""
-        if metadata:
-            self._small(METADATA_RECORD, json.dumps(dict(metadata), ensure_ascii=False).encode())
-        self._small("data.pkl", state_dict_pickle(self._infos))
+        if self._metadata:
+            self._small(METADATA_RECORD, json.dumps(dict(self._metadata), ensure_ascii=False).encode())
+        if self._plan is None:
+            self._small("data.pkl", state_dict_pickle(self._infos))
         self._archive.close()
 
     def _small(self, name: str, data: bytes) -> None:
@@ -76,7 +80,7 @@ class TorchWriter:
         return record
 
 
-def state_dict_pickle(infos: list[TensorInfo]) -> bytes:
+def state_dict_pickle(infos: Sequence[TensorInfo]) -> bytes:
     """The pickle (protocol 2) of `{name: tensor}` as torch writes it, storages numbered from 0.
 
     Written opcode by opcode: Python's pickler would have to import torch to name its functions.

@@ -102,22 +102,27 @@ def write_file(
 ) -> list[TensorInfo]:
     """Stream `items` into the new file `draft`, whatever becomes of it; the tensors it now holds."""
     infos: dict[str, TensorInfo] = {}
-    writer = SafetensorsWriter(draft, plan, metadata) if format == "safetensors" else _TYPES[format](draft)
-    with writer:
+    with _writer(draft, format, plan, metadata) as writer:
         for name, array in items:
             if name in infos:
                 raise InputError(f"tensor '{name}' is written twice", where=draft.name)
             array = canonical(array)
             writer.add(name, array)
             infos[name] = TensorInfo(name, array.shape, array.dtype)
-        if isinstance(writer, SafetensorsWriter):
-            writer.finish()
-        else:
-            writer.finish(metadata)
+        if not infos:
+            raise InputError("there are no tensors to write", fix="see 'spark13b ckpt info' for what the source holds")
+        if plan is not None and list(infos.values()) != list(plan):
+            raise AssertionError("other tensors were written than were planned")
+        writer.finish()
     return list(infos.values())
 
 
-_TYPES: dict[str, type[CkptWriter] | type[TorchWriter]] = {"ckpt": CkptWriter, "torch": TorchWriter}
+def _writer(
+    draft: Path, format: Format, plan: Sequence[TensorInfo] | None, metadata: Mapping[str, str]
+) -> CkptWriter | SafetensorsWriter | TorchWriter:
+    if format == "safetensors":
+        return SafetensorsWriter(draft, plan, metadata)
+    return TorchWriter(draft, plan, metadata) if format == "torch" else CkptWriter(draft, metadata)
 
 
 def room_needed(plan: Iterable[TensorInfo]) -> int:
