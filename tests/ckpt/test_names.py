@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spark13b.ckpt import expected_shapes, kind_of, match_names
-from spark13b.ckpt.names import is_model_name
+from spark13b.model.names import is_model_name
 from spark13b.config import SparkConfig
 from spark13b.errors import InputError
 

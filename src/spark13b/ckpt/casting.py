@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from spark13b.ckpt.dtypes import BFLOAT16, FLOAT16, FLOAT32, Array, is_float, named
-from spark13b.ckpt.names import is_embedding, is_norm, kind_of
+from spark13b.model.names import is_embedding, is_norm, kind_of
 from spark13b.ckpt.tensors import Checkpoint, Derived, TensorInfo
 from spark13b.errors import InputError
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from functools import partial
 
-from spark13b.ckpt.names import Kind, kind_of
+from spark13b.model.names import Kind, kind_of
 from spark13b.ckpt.tensors import Checkpoint, Derived
 
 KIND_NAMES: dict[Kind, str] = {

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from spark13b.ckpt.dtypes import Array
-from spark13b.ckpt.names import kind_of
+from spark13b.model.names import kind_of
 from spark13b.ckpt.tensors import Checkpoint, Derived, TensorInfo
 from spark13b.errors import InputError
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn
 
-from spark13b.ckpt.names import expected_shapes, match_names
+from spark13b.model.names import expected_shapes, match_names
 from spark13b.config.model import SparkConfig
 from spark13b.model.attention.choose import Choice, choose_backend
 from spark13b.model.buckets import bucket

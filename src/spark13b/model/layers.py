@@ -9,7 +9,8 @@ import mindspore
 from mindspore import Parameter, nn, ops
 
 from spark13b.config.model import SparkConfig
-from spark13b.model.device import dtype
+from spark13b.model.device import device, dtype
+from spark13b.model.row_ops import CpuAffine, CpuLayerNorm
 
 _GELU_SCALE = 2.0 * math.sqrt(2.0 / math.pi)
 
@@ -28,15 +29,25 @@ class Linear(nn.Cell):
         self.bias = empty_parameter((outputs,), config.param_init_type, "bias")
         self.compute_type = dtype(config.compute_type)
         self.outputs = outputs
-        self.matmul = ops.MatMul(transpose_b=True)
-        self.bias_add = ops.BiasAdd()
+        self.affine = CpuAffine() if device() == "cpu" else _Affine()
 
     def construct(self, x: Any) -> Any:
         """(..., in) -> (..., out)"""
         rows = x.reshape((-1, x.shape[-1]))
         weight, bias = ops.cast(self.weight, self.compute_type), ops.cast(self.bias, self.compute_type)
-        y = self.bias_add(self.matmul(rows, weight), bias)
-        return y.reshape(x.shape[:-1] + (self.outputs,))
+        return self.affine(rows, weight, bias).reshape(x.shape[:-1] + (self.outputs,))
+
+
+class _Affine(nn.Cell):
+    """x W^T + b with MindSpore's own gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matmul = ops.MatMul(transpose_b=True)
+        self.bias_add = ops.BiasAdd()
+
+    def construct(self, x: Any, weight: Any, bias: Any) -> Any:
+        return self.bias_add(self.matmul(x, weight), bias)
 
 
 class LayerNorm(nn.Cell):
@@ -48,11 +59,19 @@ class LayerNorm(nn.Cell):
         self.beta = empty_parameter((config.hidden_size,), config.layernorm_compute_type, "beta")
         self.statistics_type = dtype(config.layernorm_compute_type)
         self.compute_type = dtype(config.compute_type)
-        self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=config.layernorm_epsilon)
+        self.on_cpu = device() == "cpu" and config.layernorm_compute_type == "float32"
+        if self.on_cpu:
+            self.norm = CpuLayerNorm(config.layernorm_epsilon)
+        else:
+            self.norm = ops.LayerNorm(begin_norm_axis=-1, begin_params_axis=-1, epsilon=config.layernorm_epsilon)
 
     def construct(self, x: Any) -> Any:
         """(..., C) -> (..., C)"""
-        y, _, _ = self.norm(ops.cast(x, self.statistics_type), self.gamma, self.beta)
+        rows = ops.cast(x, self.statistics_type)
+        if self.on_cpu:
+            y = self.norm(rows.reshape((-1, x.shape[-1])), self.gamma, self.beta).reshape(x.shape)
+        else:
+            y, _, _ = self.norm(rows, self.gamma, self.beta)
         return ops.cast(y, self.compute_type)
 
 

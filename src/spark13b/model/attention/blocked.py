@@ -29,10 +29,14 @@ class BlockedAttention(nn.Cell):
 
     def mask(self, zero: Any, batch: int, heads: int, tokens: int) -> Any:
         """The bias (B*H, block, span + block) that every block of every layer cuts its part from."""
-        size = block_size(batch * heads, tokens, self.window)
+        size = self.queries(batch * heads, tokens)
         keys = _span(self.window, size, _round_up(tokens, size)) + size
         bias = band_bias(zero, size, keys, self.window, self.softmax_type)
         return ops.tile(bias, (batch * heads, 1, 1))
+
+    def queries(self, heads: int, tokens: int) -> int:
+        """Queries of one block, heads = B*H."""
+        return block_size(heads, tokens, self.window)
 
     def construct(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
         """q, k, v (B, H, T, D) -> (B, H, T, D)"""
@@ -62,6 +66,7 @@ class _Blocks(nn.Cell):
         self.softmax = ops.Softmax(axis=-1)
         self.concat = ops.Concat(axis=1)
         self.concat_width = ops.Concat(axis=-1)
+        self.ones = ops.Ones()
         self.sum_width = ops.ReduceSum(keep_dims=True)
 
     def weights(self, q: Any, k: Any, mask: Any) -> Any:
@@ -72,6 +77,8 @@ class _Blocks(nn.Cell):
 
     def construct(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
         size = mask.shape[1]
+        if size == q.shape[1]:  # all in one block; MindSpore does not see that a slice takes everything
+            return self.matmul(ops.cast(self.weights(q, k, mask), self.compute_type), v)
         span = mask.shape[2] - size
         outs = []
         q_, k_, v_, mask_ = q, k, v, mask
@@ -91,33 +98,45 @@ class _Blocks(nn.Cell):
         matrix product as one more column, for a subtraction would have to broadcast, which is slow on a CPU.
         """
         size = mask.shape[1]
-        delta = self.sum_width(dout * out, -1)
-        dout_delta = self.concat_width((dout, ops.neg(delta)))
-        v_ones = self.concat_width((v, ops.ones_like(v[:, :, :1])))
+        dout_delta = self.concat_width((dout, -self.sum_width(dout * out, -1)))
+        v_ones = self.concat_width((v, self.ones((v.shape[0], v.shape[1], 1), v.dtype)))
+        if size == q.shape[1]:
+            dq, dk, dv = self.block_gradients(q, k, v_ones, mask, dout, dout_delta)
+            return dq, dk, dv, ops.zeros_like(mask)
         span = mask.shape[2] - size
         dqs, dks, dvs = [], [], []
-        window_dk, window_dv = ops.zeros_like(k[:, :1]), ops.zeros_like(v[:, :1])
-        q_, k_, v_, mask_, dout_ = q, k, v_ones, mask, dout_delta
+        window_dk, window_dv = k, v  # replaced before they are read: gradients of keys that later queries still see
+        q_, k_, v_, mask_, dout_, delta_ = q, k, v_ones, mask, dout, dout_delta
         for first in range(0, q.shape[1], size):
             start, end = _first_key(first, span), first + size
-            q_block, k_block = q_[:, first:end], k_[:, start:end]
-            weights = self.weights(q_block, k_block, mask_)
-            dweights = ops.cast(self.matmul_t(dout_[:, first:end], v_[:, start:end]), self.softmax_type)
-            dscores = ops.cast(weights * dweights, self.compute_type)
-            dqs.append(self.matmul(dscores, k_block))
-            dk = self.t_matmul(dscores, q_block)
-            dv = self.t_matmul(ops.cast(weights, self.compute_type), dout_[:, first:end, : v.shape[2]])
+            dq, dk, dv = self.block_gradients(
+                q_[:, first:end], k_[:, start:end], v_[:, start:end], mask_, dout_[:, first:end], delta_[:, first:end]
+            )
+            dqs.append(dq)
             if first > 0 and span > 0:
                 dk, dv = _add_before(window_dk, dk), _add_before(window_dv, dv)
             # keys before the next block's first are done: no later query sees them
             done = end - start if end == q.shape[1] else _first_key(end, span) - start
-            if done > 0:
+            if done == end - start:
+                dks.append(dk)
+                dvs.append(dv)
+            elif done > 0:
                 dks.append(dk[:, :done])
                 dvs.append(dv[:, :done])
-            window_dk, window_dv = dk[:, done:], dv[:, done:]
+                window_dk, window_dv = dk[:, done:], dv[:, done:]
+            else:
+                window_dk, window_dv = dk, dv
             q_, k_, mask_ = ops.depend(q, dk), ops.depend(k, dk), ops.depend(mask, dk)
-            v_, dout_ = ops.depend(v_ones, dk), ops.depend(dout_delta, dk)
+            v_, dout_, delta_ = ops.depend(v_ones, dk), ops.depend(dout, dk), ops.depend(dout_delta, dk)
         return self.concat(dqs), self.concat(dks), self.concat(dvs), ops.zeros_like(mask)
+
+    def block_gradients(self, q: Any, k: Any, v_ones: Any, mask: Any, dout: Any, dout_delta: Any) -> Any:
+        """dq, dk, dv of one block of queries and the keys it sees."""
+        weights = self.weights(q, k, mask)
+        dweights = ops.cast(self.matmul_t(dout_delta, v_ones), self.softmax_type)
+        dscores = ops.cast(weights * dweights, self.compute_type)
+        dv = self.t_matmul(ops.cast(weights, self.compute_type), dout)
+        return self.matmul(dscores, k), self.t_matmul(dscores, q), dv
 
 
 def _first_key(first: int, span: int) -> int:
