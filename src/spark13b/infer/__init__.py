@@ -1,4 +1,4 @@
-"""Answers: the decode loop, the choice of tokens, prompt files. `generate` loads MindSpore when it is first asked for."""
+"""Answers: the decode loop, the choice of tokens, prompt files. MindSpore is loaded when `generate` is asked for."""
 
 from __future__ import annotations
 

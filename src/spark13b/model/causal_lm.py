@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn
 
-from spark13b.model.names import expected_shapes, match_names
 from spark13b.config.model import SparkConfig
 from spark13b.model.attention.choose import Choice, choose_backend
 from spark13b.model.buckets import bucket
 from spark13b.model.device import device
 from spark13b.model.initialize import initial_value
 from spark13b.model.loss import Alignment, Loss, align
+from spark13b.model.names import expected_shapes, match_names
 from spark13b.model.transformer import SparkModel
 
 
@@ -29,10 +29,11 @@ class SparkForCausalLM(nn.Cell):
         super().__init__()
         self.config = config
         self.transformer = SparkModel(config)
-        self._graphs = {"logits": _Logits(self.transformer), "loss": Loss(self.transformer)}  # not sub-cells of this one
+        # in a dictionary, so that they are no sub-cells of this one
+        self._graphs: dict[str, Any] = {"logits": _Logits(self.transformer), "loss": Loss(self.transformer)}
         if seed is not None:
             for name, parameter in self.weights().items():
-                _set(parameter, initial_value(name, parameter.shape, config, seed))
+                set_parameter(parameter, initial_value(name, parameter.shape, config, seed))
 
     def construct(self, ids: Any) -> Any:
         """ids (B, T) int32 -> logits (B, T, V) float32, as a MindSpore cell"""
@@ -40,18 +41,19 @@ class SparkForCausalLM(nn.Cell):
 
     def weights(self) -> dict[str, Any]:
         """Full name -> MindSpore parameter, in the order of a complete checkpoint."""
-        found = {name: parameter for name, parameter in self.parameters_and_names()}
+        found = dict(self.parameters_and_names())
         return {name: found[name] for name in expected_shapes(self.config)}
 
     def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Load full name -> array, each cast to the type of its parameter; arrays are read one at a time.
 
-        Raises InputError that lists missing, unknown and misshapen names. Masks and caches of the original's files are
-        passed over.
+        `arrays` may be an open checkpoint, whose shapes are known without reading it. Raises InputError that lists
+        missing, unknown and misshapen names. Masks and caches of the original's files are passed over.
         """
-        match_names({name: tuple(array.shape) for name, array in arrays.items()}, self.config)
+        shapes = arrays.shapes() if hasattr(arrays, "shapes") else {name: np.shape(arrays[name]) for name in arrays}
+        match_names(shapes, self.config, where=getattr(arrays, "path", None))
         for name, parameter in self.weights().items():
-            _set(parameter, np.asarray(arrays[name]))
+            set_parameter(parameter, np.asarray(arrays[name]))
 
     def state(self) -> dict[str, np.ndarray]:
         """Full name -> array of the weights."""
@@ -83,11 +85,13 @@ class SparkForCausalLM(nn.Cell):
     def _checked(self, input_ids: Any, extra: int = 0) -> np.ndarray:
         ids = np.asarray(input_ids)
         if ids.ndim != 2 or ids.shape[0] < 1 or ids.shape[1] < 1 + extra or not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"input_ids must be integers of shape (B, T) with T > {extra}, got {ids.dtype} {ids.shape}")
+            found = f"{ids.dtype} {ids.shape}"
+            raise ValueError(f"input_ids must be integers of shape (B, T) with T > {extra}, got {found}")
         if ids.shape[1] - extra > self.config.seq_length:
             raise ValueError(f"{ids.shape[1] - extra} tokens are more than the context of {self.config.seq_length}")
         if ids.min() < 0 or ids.max() >= self.config.vocab_size:
-            raise ValueError(f"input_ids go from {ids.min()} to {ids.max()}, the vocabulary is 0 to {self.config.vocab_size - 1}")
+            last = self.config.vocab_size - 1
+            raise ValueError(f"input_ids go from {ids.min()} to {ids.max()}, the vocabulary is 0 to {last}")
         return ids.astype(np.int32)
 
 
@@ -99,7 +103,7 @@ class _Logits(nn.Cell):
     def construct(self, ids: Any) -> Any:
         hidden, _, _ = self.model(ids)
         logits = self.model.logits(hidden.reshape((-1, hidden.shape[-1])))
-        return logits.reshape(ids.shape + (-1,))
+        return logits.reshape((*ids.shape, -1))
 
 
 def _pad(array: np.ndarray, tokens: int) -> np.ndarray:
@@ -107,5 +111,8 @@ def _pad(array: np.ndarray, tokens: int) -> np.ndarray:
     return np.ascontiguousarray(np.pad(array, ((0, 0), (0, tokens - array.shape[1]))))
 
 
-def _set(parameter: Any, array: np.ndarray) -> None:
+def set_parameter(parameter: Any, array: np.ndarray) -> None:
+    """Give a MindSpore parameter the values of an array of its shape, cast to its type."""
+    if array.dtype.name == "bfloat16":  # of ml_dtypes, which MindSpore's Tensor does not take
+        array = array.astype(np.float32)
     parameter.set_data(Tensor(array, parameter.dtype))

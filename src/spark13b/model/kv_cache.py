@@ -69,7 +69,8 @@ def attend_to_cache(q: Any, k: Any, v: Any, keys: Any, values: Any, rows: Any, m
     ops.scatter_update(keys, rows, k)
     ops.scatter_update(values, rows, v)
     shape = (heads, slots, width)
-    scores = ops.BatchMatMul(transpose_b=True)((q * (1.0 / math.sqrt(width))).reshape((heads, 1, width)), keys.reshape(shape))
+    scaled = (q * (1.0 / math.sqrt(width))).reshape((heads, 1, width))
+    scores = ops.BatchMatMul(transpose_b=True)(scaled, keys.reshape(shape))
     weights = ops.softmax(ops.cast(scores, mindspore.float32) + mask, -1)
     return ops.BatchMatMul()(ops.cast(weights, q.dtype), values.reshape(shape)).reshape((heads, width))
 

@@ -35,7 +35,7 @@ class Linear(nn.Cell):
         """(..., in) -> (..., out)"""
         rows = x.reshape((-1, x.shape[-1]))
         weight, bias = ops.cast(self.weight, self.compute_type), ops.cast(self.bias, self.compute_type)
-        return self.affine(rows, weight, bias).reshape(x.shape[:-1] + (self.outputs,))
+        return self.affine(rows, weight, bias).reshape((*x.shape[:-1], self.outputs))
 
 
 class _Affine(nn.Cell):
@@ -117,4 +117,3 @@ class VocabEmbedding(nn.Cell):
         """(N, C) -> (N, V) float32"""
         table = ops.cast(self.embedding_table, self.compute_type)
         return ops.cast(self.matmul(x, table), mindspore.float32)
-

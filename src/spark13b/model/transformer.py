@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import mindspore
 from mindspore import Tensor, nn, ops
 
 from spark13b.config.model import SparkConfig
@@ -89,7 +88,6 @@ class Decoder(nn.Cell):
         """x (B, T, C) -> (B, T, C) normed, and each layer's keys and values. `zero`: see `band_bias`."""
         batch, tokens, _ = x.shape
         cos, sin = self.cos[:tokens], self.sin[:tokens]
-        heads = (batch, self.heads, tokens, cos.shape[1])
         if batch * self.heads * tokens * cos.shape[1] <= _EXPAND_ROPE:
             # MindSpore's CPU multiplies equal shapes six times as fast as broadcast ones
             cos, sin = ops.tile(cos, (batch, self.heads, 1, 1)), ops.tile(sin, (batch, self.heads, 1, 1))
@@ -141,6 +139,3 @@ class _Embedding(nn.Cell):
 
     def construct(self, ids: Any) -> Any:
         return self.word_embeddings(ids)
-
-
-__all__ = ["Block", "Decoder", "SelfAttention", "SparkModel", "mindspore"]

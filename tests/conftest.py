@@ -1,0 +1,42 @@
+"""What tests of several folders share: the golden file of the original's outputs, and a model with its weights.
+
+Nothing here loads MindSpore before a test asks for a model.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from model.golden_config import golden_config
+
+# Tests may import protobuf before MindSpore, whose generated code works with the pure Python implementation only.
+os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
+
+GOLDEN = Path(__file__).parent / "golden" / "reference.npz"
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, np.ndarray]:
+    """Every array of the golden file."""
+    with np.load(GOLDEN) as file:
+        return {name: file[name] for name in file.files}
+
+
+@pytest.fixture(scope="session")
+def golden_weights(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Full name -> weight of the original's model."""
+    return {name.removeprefix("weights/"): array for name, array in golden.items() if name.startswith("weights/")}
+
+
+@pytest.fixture(scope="session")
+def golden_model(golden_weights: dict[str, np.ndarray]) -> Any:
+    """The original's model in spark13b, window 32. Tests that change its weights load them again."""
+    from spark13b.model import SparkForCausalLM
+
+    model = SparkForCausalLM(golden_config(), seed=None)
+    model.load_state(golden_weights)
+    return model
