@@ -14,6 +14,7 @@ _ANSWER = "output"
 
 DOCUMENT_FIELDS = frozenset(_DOCUMENT)
 EXAMPLE_FIELDS = frozenset((*_QUESTION, _ANSWER))
+_KNOWN = DOCUMENT_FIELDS | EXAMPLE_FIELDS
 
 
 def document(record: Record) -> str:
@@ -66,7 +67,7 @@ def _lacks(record: Record, wanted: str, names: tuple[str, ...]) -> InputError:
 
 def _misspelt(found: list[str], names: tuple[str, ...]) -> tuple[str, str] | None:
     for name in found:
-        near = nearest(name, names)
+        near = None if name in _KNOWN else nearest(name, names)
         if near:
             return name, near
     return None

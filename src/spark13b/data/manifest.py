@@ -80,7 +80,7 @@ def read_manifest(rows_file: str | Path) -> Manifest | None:
 def _first(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_context=False)[0]
     key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         near = nearest(key, Manifest.model_fields)
         return f"there is no key '{key}'" + (f", did you mean '{near}'?" if near else "")
     return f"{key}: {problem['msg']}" if key else problem["msg"]

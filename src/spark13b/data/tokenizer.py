@@ -55,7 +55,7 @@ class SparkTokenizer:
         )
         self.bos_id = ids.get(BOS)
         self._ids = ids
-        self._processor = _processor(model, parsed, ids)
+        self._processor = _processor(model, parsed, ids, where)
         self.unk_id = int(self._processor.unk_id())
         self._table = PieceTable.of(parsed, ret_id=self.ret_id)
         self._hidden = frozenset(ids[piece] for piece in _HIDDEN if piece in ids) | self._table.control
@@ -125,13 +125,20 @@ def _parsed(model: bytes, where: str | Path) -> ModelFile:
         ) from None
 
 
-def _processor(model: bytes, parsed: ModelFile, ids: dict[str, int]) -> Any:
+def _processor(model: bytes, parsed: ModelFile, ids: dict[str, int], where: str | Path) -> Any:
     """The SentencePiece processor. `<end>` and the like must be found inside text, which SentencePiece does for
     user-defined symbols only: where the file has them as control symbols, they are turned into such in memory."""
     import sentencepiece
 
     controls = {ids[piece]: USER_DEFINED for piece in _IN_TEXT if parsed.types[ids[piece]] == CONTROL}
-    return sentencepiece.SentencePieceProcessor(model_proto=with_types(model, controls) if controls else model)
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=with_types(model, controls) if controls else model)
+    except RuntimeError as error:
+        raise InputError(
+            f"SentencePiece refuses this model: {str(error).strip().splitlines()[-1]}",
+            where=where,
+            fix="copy the file again, or train one with 'spark13b tokenizer train'",
+        ) from None
 
 
 def _prepare(text: str) -> str:

@@ -1,0 +1,168 @@
+"""`spark13b preprocess` as a user meets it: real processes, exit codes, stdout, and what is left on the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from spark13b.data.mindrecord import open_rows, read_manifest, row_info
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+ALPACA = GOLDEN / "preprocess" / "alpaca200.json"
+TOKENIZER = GOLDEN / "tokenizer"
+ENVIRONMENT = {**os.environ, "COLUMNS": "200", "PYTHONIOENCODING": "utf-8", "NO_COLOR": "1"}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "spark13b", "preprocess", *map(str, arguments)]
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, encoding="utf-8"
+    )
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def refused(kind: str, source: Path, *arguments: object, tokenizer: Path = TOKENIZER, at: str | None = None) -> str:
+    """The message of a command that must fail with exit code 2, name a place and a cure, and leave no file behind."""
+    before = names(source.parent)
+    output = source.parent / "rows.mindrecord"
+    result = run(kind, "--input", source, "--output", output, "--tokenizer", tokenizer, *arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("preprocess ")]  # progress
+    assert [line.split()[0] for line in lines] == ["error:", "at:", "fix:"]
+    assert lines[1] == f"  at: {at or source}"
+    assert names(source.parent) == before
+    return lines[0]
+
+
+def test_sft_prints_the_ledger_on_stdout_and_progress_on_stderr(tmp_path):
+    output = tmp_path / "rows.mindrecord"
+    result = run("sft", "--input", ALPACA, "--output", output, "--tokenizer", TOKENIZER, "--seq-length", 1024)
+    assert result.returncode == 0
+    assert result.stdout.splitlines() == [
+        str(output),
+        "  read       200",
+        "  kept       200  (packed 200, truncated 0, split 0)",
+        "  dropped    0",
+        "  tokens     38,375  (learned 26,379, lost 0)",
+        "  rows       43",
+        "  fill rate  87.07%",
+    ]
+    assert result.stderr == "preprocess sft: 148,756/148,756 bytes\n"
+    assert row_info(output) == (43, 1025, ("input_ids", "loss_mask"))
+
+
+def test_pretrain_takes_many_files_after_one_input_and_prints_json(tmp_path):
+    for name in ("b.txt", "a.txt"):
+        (tmp_path / name).write_text(f"{name}\n", encoding="utf-8")
+    options = ["--output", "rows.mindrecord", "--tokenizer", TOKENIZER, "--seq-length", 63, "--json"]
+    result = run("pretrain", "--input", "b.txt", "a.txt", *options, cwd=tmp_path)
+    assert result.returncode == 0
+    ledger = json.loads(result.stdout)
+    assert (ledger["read"], ledger["kept"], ledger["packed"], ledger["rows"]) == (2, 2, 2, 1)
+    assert set(ledger) >= {"truncated", "split", "dropped", "tokens", "fill_rate"}
+    manifest = read_manifest(tmp_path / "rows.mindrecord")
+    assert manifest is not None
+    assert [Path(entry.path).name for entry in manifest.inputs] == ["b.txt", "a.txt"]
+    again = run("pretrain", *options, "--force", "--input", "b.txt", "--input", "a.txt", cwd=tmp_path)
+    assert json.loads(again.stdout) == ledger
+    refused_again = run("pretrain", *options, "--input", "a.txt", cwd=tmp_path)
+    assert refused_again.returncode == 2
+    assert "already exists" in refused_again.stderr
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "sft"])
+def test_help_ends_with_an_example_and_loads_no_mindspore(kind):
+    script = f"import sys; from spark13b.cli.main import run; run(['preprocess', '{kind}', '--help']); "
+    script += "sys.exit('mindspore' in sys.modules or 'numpy' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == 0
+    assert result.stdout.rstrip().splitlines()[-1].startswith(f" Example: spark13b preprocess {kind} --input")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "words"),
+    [
+        ("a.json", b"", None, "the file is empty"),
+        (
+            "a.json",
+            b'[{"instruction": "a", "output": "b"},\n {"instruction": "c", "out',
+            2,
+            "cut off after 1 whole record",
+        ),
+        ("a.jsonl", b'{"instruction": "a", "output": "b"}\n{"instruction": "a"}\n', 2, "the record has no 'output'"),
+        ("a.jsonl", b'{"instruction": "a", "output": "b"}\n{"output": "\xff"}\n', 2, "byte 0xff is not UTF-8"),
+        ("a.txt", b"only text\n", 1, "the record has no 'output'; it has 'text'"),
+    ],
+)
+def test_broken_input_is_named_with_its_line(tmp_path, name, content, line, words):
+    source = tmp_path / name
+    source.write_bytes(content)
+    assert words in refused("sft", source, at=f"{source}:{line}" if line else None)
+
+
+def test_an_example_that_is_too_long_is_named_with_its_tokens(tmp_path):
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"instruction": "问", "output": "' + "天地玄黄" * 50 + '"}\n', encoding="utf-8")
+    message = refused("sft", source, "--seq-length", 31, at=f"{source}:1")
+    assert "tokens (6 of them the prompt), a row holds 32" in message
+
+
+def test_a_tokenizer_that_cannot_be_used_is_named(tmp_path):
+    source = tmp_path / "in" / "a.txt"
+    source.parent.mkdir()
+    source.write_text("a\n")
+    assert "no tokenizer.model" in refused("pretrain", source, tokenizer=tmp_path, at=str(tmp_path))
+    model = tmp_path / "tok" / "tokenizer.model"
+    model.parent.mkdir()
+    content = (TOKENIZER / "tokenizer.model").read_bytes()
+    model.write_bytes(content.replace(b"<end>", b"<fin>").replace(b"<ret>", b"<rut>"))
+    message = refused("pretrain", source, tokenizer=model.parent, at=str(model))
+    assert message == "error: the tokenizer has no <end>, <ret>"
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
+    source = tmp_path / "a.txt"
+    source.write_text("a\n")
+    result = run("pretrain", "--input", source, "--output", "/proc/rows.mindrecord", "--tokenizer", TOKENIZER)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: cannot write here")
+    assert "  at: /proc\n" in result.stderr
+
+
+def test_ctrl_c_leaves_nothing_behind_and_an_old_output_alone(tmp_path):
+    output = tmp_path / "rows.mindrecord"
+    small = ["--input", ALPACA, "--output", output, "--tokenizer", TOKENIZER, "--seq-length", 256]
+    assert run("pretrain", *small).returncode == 0
+    source = tmp_path / "large.jsonl"
+    source.write_text(json.dumps({"text": "今天天气很好，" * 100}) + "\n")
+    with source.open("ab") as stream:
+        line = source.read_bytes()
+        for _ in range(25):
+            stream.write(line * 1000)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    large = ["--input", source, "--output", output, "--tokenizer", TOKENIZER, "--seq-length", 256, "--force"]
+    process = subprocess.Popen(command("pretrain", *large), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".*.part/rows.mindrecord")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (1, 130)
+    assert "Traceback" not in stderr
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    assert len(next(open_rows(output, 4))[0]) == 4
