@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -166,3 +167,30 @@ def test_ctrl_c_leaves_nothing_behind_and_an_old_output_alone(tmp_path):
     assert "Traceback" not in stderr
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
     assert len(next(open_rows(output, 4))[0]) == 4
+
+
+@pytest.mark.parametrize("page", ["data.md", "data.zh-CN.md"])
+def test_everything_the_page_shows_happens(tmp_path, page):
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    shown = "".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
+    commands = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", shown, re.MULTILINE)
+    assert len(commands) == 7
+    for line, expected in commands:
+        words = line.split()
+        if words[0] == "cat":
+            (tmp_path / words[1]).write_text(expected, encoding="utf-8")
+            continue
+        words[:1] = [sys.executable, "-m", "spark13b"]
+        ran = subprocess.run(
+            words, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+        )
+        assert without_hashes(ran.stdout) == without_hashes(expected), line
+    ((script, expected),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL)
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, encoding="utf-8"
+    )
+    assert ran.stdout == expected
+
+
+def without_hashes(text: str) -> str:
+    return re.sub(r"\b[0-9a-f]{64}\b", "HASH", text)

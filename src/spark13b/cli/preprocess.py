@@ -31,7 +31,7 @@ class ManyInputs(TyperCommand):
                 spread += args[at:]
                 break
             if word.startswith("-") and word != "-":
-                in_inputs = word == "--input"
+                in_inputs = word == "--input" or word.startswith("--input=")
             elif in_inputs and spread[-1] != "--input":
                 spread.append("--input")
             spread.append(word)
