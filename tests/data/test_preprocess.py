@@ -14,7 +14,7 @@ from spark13b.data.clean import clean
 from spark13b.data.mindrecord import open_rows, read_manifest, row_info
 from spark13b.data.preprocess import preprocess_pretrain, preprocess_sft
 from spark13b.data.tokenizer import PROMPT_TEMPLATE, SparkTokenizer
-from spark13b.errors import InputError
+from spark13b.errors import InputError, JobError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ALPACA = GOLDEN / "preprocess" / "alpaca200.json"
@@ -266,3 +266,16 @@ def test_a_tokenizer_with_other_ids_gives_other_rows(tmp_path):
     preprocess_pretrain([source], tmp_path / "rows.mindrecord", SparkTokenizer(proto.SerializeToString()), 7)
     ids, mask = read(tmp_path / "rows.mindrecord")
     assert ids[0][int(mask[0].sum()) - 1] == 8
+
+
+def test_a_full_disk_is_a_failed_job_that_leaves_nothing(tmp_path, monkeypatch):
+    def write_raw_data(self: object, rows: list) -> None:
+        raise RuntimeError(
+            "Exception thrown from dataset pipeline.\n---\n[ERROR] No free disk to be used\n---\nC++ ..."
+        )
+
+    monkeypatch.setattr("mindspore.mindrecord.FileWriter.write_raw_data", write_raw_data)
+    with pytest.raises(JobError, match="cannot write the rows: No free disk to be used") as caught:
+        preprocess_pretrain([ALPACA], tmp_path / "rows.mindrecord", TOKENIZER, 256)
+    assert "MiB are left" in caught.value.fix
+    assert names(tmp_path) == []

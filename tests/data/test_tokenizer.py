@@ -155,6 +155,12 @@ def test_streaming_costs_the_same_late_as_early(tokenizer):
     assert late < 5 * early
 
 
+def test_half_a_surrogate_pair_is_a_value_error(tokenizer):
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch(["a", text])):
+        with pytest.raises(ValueError, match="surrogates not allowed"):
+            encode("a\ud83d")
+
+
 def test_an_id_outside_the_vocabulary_is_refused(tokenizer):
     with pytest.raises(ValueError, match="8000"):
         tokenizer.decode([8000])

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from spark13b.data.manifest import Manifest, read_manifest
 from spark13b.data.mindrecord_file import read_header
+from spark13b.data.mindspore_errors import reason_of
 from spark13b.errors import InputError, JobError
 
 __all__ = ["Manifest", "RowInfo", "open_rows", "read_manifest", "row_info"]
@@ -20,6 +21,7 @@ IDS, MASK = "input_ids", "loss_mask"
 _INTEGERS = ("int32", "int64")  # the original wrote int64
 
 Row = npt.NDArray[Any]
+Order = Sequence[int] | npt.NDArray[np.int64]
 Batch = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 
@@ -61,7 +63,7 @@ def row_info(path: str | Path) -> RowInfo:
     return RowInfo(rows, row_length, tuple(sorted(columns)))
 
 
-def open_rows(path: str | Path, batch_size: int, *, order: Sequence[int] | None = None) -> Iterator[Batch]:
+def open_rows(path: str | Path, batch_size: int, *, order: Order | None = None) -> Iterator[Batch]:
     """Yield `(input_ids (B, T+1) int32, loss_mask (B, T+1) float32)` of the rows `order` names, in exactly that order.
 
     `order` None is the order of the file. A row may be named more than once, so several epochs can be one order. The
@@ -106,7 +108,7 @@ def _rows(path: Path, order: list[int], rows: int) -> Iterator[dict[str, Row]]:
             yield from iterator
         except (RuntimeError, ValueError) as error:  # as MindSpore tells of a file that has changed or gone meanwhile
             raise JobError(
-                f"a row cannot be read: {_reason(error)}",
+                f"a row cannot be read: {reason_of(error)}",
                 where=path,
                 fix="copy the file again, or make it again with 'spark13b preprocess'",
             ) from error
@@ -130,7 +132,7 @@ def _count(path: Path) -> int:
         return int(_dataset(path, None).get_dataset_size())
     except RuntimeError as error:
         raise InputError(
-            f"MindSpore cannot read this file: {_reason(error)}",
+            f"MindSpore cannot read this file: {reason_of(error)}",
             where=path,
             fix="copy the file and its .db again, or make them again with 'spark13b preprocess'",
         ) from None
@@ -143,10 +145,3 @@ def _dataset(path: Path, sampler: Any) -> Any:
     if sampler is None:
         return MindDataset(str(path), shuffle=False, num_parallel_workers=workers)
     return MindDataset(str(path), sampler=sampler, num_parallel_workers=workers)
-
-
-def _reason(error: Exception) -> str:
-    """The one line of MindSpore's report that says what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    marked = [line.removeprefix("[ERROR]").strip() for line in lines if line.startswith("[ERROR]")]
-    return (marked or lines or ["no reason given"])[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from spark13b.data.manifest import Manifest, manifest_path
 from spark13b.data.mindrecord_file import check_name, index_path
+from spark13b.data.mindspore_errors import reason_of
 from spark13b.data.packing import Rows
 from spark13b.errors import InputError, JobError
 from spark13b.files import check_writable, replacing
@@ -96,13 +98,12 @@ def _files(output: Path) -> tuple[Path, Path, Path]:
 
 @contextmanager
 def _job_errors(draft: Path) -> Iterator[None]:
-    """MindRecord's errors as one line; its write errors are RuntimeErrors that do not say what the system said."""
+    """MindRecord's errors as one line; it does not hand on what the system said, mostly that the disk is full."""
     try:
         yield
     except RuntimeError as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise JobError(
-            f"MindRecord cannot write the rows: {line}",
+            f"MindRecord cannot write the rows: {reason_of(error)}",
             where=draft.parent.parent,
-            fix="look for free space on the disk",
+            fix=f"free some space: {shutil.disk_usage(draft.parent).free >> 20:,} MiB are left on this disk",
         ) from error
