@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -20,16 +20,11 @@ class Meter(Protocol):
 class Progress(Protocol):
     """Where a job reports to: bars on a terminal, plain lines in a log, or nowhere."""
 
-    def track(self, what: str, total: float | None = None, unit: str = "") -> _MeterContext:
+    def track(self, what: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Meter]:
         """Open a meter for `what` (`with progress.track(...) as meter:`); `total` None when it is unknown."""
 
     def note(self, text: str) -> None:
         """Say one line that stays."""
-
-
-class _MeterContext(Protocol):
-    def __enter__(self) -> Meter: ...
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class _SilentMeter:

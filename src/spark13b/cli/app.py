@@ -29,7 +29,18 @@ _EPILOG = (
 )
 
 
-class LazyGroup(TyperGroup):
+class SparingFlags:
+    """A flag that was not given is False, not None: typer loads pydantic (0.1 s) to turn None into None."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of the class that this is mixed into
+        for param in params:
+            if param.type_descriptor.annotation is bool and param.default is None:
+                param.default = False
+        return params
+
+
+class LazyGroup(SparingFlags, TyperGroup):
     """Imports a command's module when it is asked for by name; the help page is drawn from the table alone."""
 
     _drawing_help = False

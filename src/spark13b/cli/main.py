@@ -26,6 +26,8 @@ def run(argv: list[str]) -> int:
     try:
         result = build_app()(argv, prog_name="spark13b", standalone_mode=False)
         sys.stdout.flush()
+        if result == _INTERRUPTED:
+            return _fail("stopped by Ctrl-C", 1)
         return result if isinstance(result, int) else 0
     except BrokenPipeError:  # `spark13b preset list | head`: the reader has gone, nothing is wrong
         _silence_stdout()
@@ -49,6 +51,7 @@ def run(argv: list[str]) -> int:
         )
 
 
+_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt inside a command
 _INPUT_ERRNO = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS}
 
 

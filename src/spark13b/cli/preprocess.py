@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from typer.core import TyperCommand
 
 from spark13b.cli import options
+from spark13b.cli.inputs import Input, ManyInputs
 
 if TYPE_CHECKING:
     from spark13b.data.ledger import Ledger
@@ -20,35 +20,8 @@ app = typer.Typer(
 )
 
 
-class ManyInputs(TyperCommand):
-    """A command whose `--input` takes all files up to the next option, as in `--input data/*.json --output ...`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        spread: list[str] = []
-        in_inputs = False
-        for at, word in enumerate(args):
-            if word == "--":
-                spread += args[at:]
-                break
-            if word.startswith("-") and word != "-":
-                in_inputs = word == "--input" or word.startswith("--input=")
-            elif in_inputs and spread[-1] != "--input":
-                spread.append("--input")
-            spread.append(word)
-        return super().parse_args(ctx, spread)
-
-
 Overlong = Literal["error", "truncate", "split", "drop"]  # as in data.overlong, which would load numpy
 
-Input = Annotated[
-    list[Path],
-    typer.Option(
-        "--input",
-        metavar="FILE...",
-        help="JSON array, JSON Lines or plain text (a document a line). One file or more.",
-        show_default=False,
-    ),
-]
 Output = Annotated[
     Path, typer.Option("--output", metavar="FILE.mindrecord", help="The MindRecord file to write.", show_default=False)
 ]

@@ -9,27 +9,17 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from spark13b.cli import options
+from spark13b.cli.app import SparingFlags
 
 if TYPE_CHECKING:
     from spark13b.config import Preset
 
 
-class _SparingFlags:
-    """A flag that was not given is False, not None: typer loads pydantic (0.1 s) to turn None into None."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of the class that this is mixed into
-        for param in params:
-            if param.type_descriptor.annotation is bool and param.default is None:
-                param.default = False
-        return params
-
-
-class _Group(_SparingFlags, TyperGroup):
+class _Group(SparingFlags, TyperGroup):
     """The group `spark13b preset`."""
 
 
-class _Command(_SparingFlags, TyperCommand):
+class _Command(SparingFlags, TyperCommand):
     """A command of it."""
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from spark13b.cli import options
-from spark13b.cli.preprocess import Input, ManyInputs
+from spark13b.cli.inputs import Input, ManyInputs
 
 app = typer.Typer(
     no_args_is_help=True,

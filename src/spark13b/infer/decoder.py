@@ -67,11 +67,12 @@ class _Prefill(nn.Cell):
 
     def construct(self, ids: Any, lengths: Any) -> Any:
         batch, tokens = ids.shape
+        table = self.model.table()
         hidden, keys, values = self.model(ids)
         for layer in range(len(keys)):
             self.cache.fill(layer, keys[layer], values[layer], lengths)
         last = ops.arange(batch).astype(mindspore.int32) * tokens + lengths - 1
-        return self.model.logits(ops.gather(hidden.reshape((batch * tokens, -1)), last, 0))
+        return self.model.logits(ops.gather(hidden.reshape((batch * tokens, -1)), last, 0), table)
 
 
 class _Step(nn.Cell):
@@ -82,6 +83,7 @@ class _Step(nn.Cell):
         self.model, self.cache = model, cache
 
     def construct(self, ids: Any, positions: Any) -> Any:
+        table = self.model.table()
         rows, mask = self.cache.rows(positions), self.cache.mask(positions)
         hidden = self.model.decode(ids, positions, self.cache.keys, self.cache.values, rows, mask)
-        return self.model.logits(hidden)
+        return self.model.logits(hidden, table)

@@ -1,0 +1,114 @@
+"""`spark13b train`: pretrain or fine-tune from a preset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spark13b.cli import console, options
+from spark13b.errors import InputError, JobError
+
+if TYPE_CHECKING:
+    from spark13b.config import Preset
+    from spark13b.train.plan import Plan
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    epilog="Example: spark13b train --preset cpu-tiny-sft --data sft.mindrecord --load runs/pretrain --output runs/sft"
+)
+def train(
+    preset: options.Preset = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Training rows: a .mindrecord file of 'spark13b preprocess'.")
+    ] = None,
+    load: options.Load = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder of the run [default: runs/PRESET].", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    assignments: options.Set = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the plan and stop. Needs no device.")
+    ] = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Train a model: from nothing, or from the weights of --load. Ctrl-C saves and leaves; --resume goes on."""
+    from spark13b.train.run import Job, check, train
+
+    values, folder = _preset(preset, resume, output, assignments or [])
+    if data is None:
+        raise InputError(
+            "no training rows were given", fix="add --data FILE.mindrecord; 'spark13b preprocess' makes it"
+        )
+    job = Job(values, data, folder, load=load, resume=resume, force=force)
+    if dry_run:
+        show_plan(check(job), as_json)
+        return
+    progress = console.TerminalProgress()
+    result = train(job, progress)
+    if not result.finished:
+        raise JobError(
+            f"stopped after step {result.steps}; it is saved",
+            where=result.checkpoint,
+            fix="the same command with --resume goes on from there",
+        )
+    if as_json:
+        console.print_json(
+            {
+                "output": str(result.output),
+                "checkpoint": str(result.checkpoint),
+                "steps": result.steps,
+                "first_loss": result.first_loss,
+                "last_loss": result.last_loss,
+                "tokens_per_second": result.tokens_per_second,
+            }
+        )
+        return
+    print(
+        f"{result.steps} steps, loss {result.first_loss:.4f} -> {result.last_loss:.4f}, "
+        f"{result.tokens_per_second:,.0f} tokens/s"
+    )
+    print(f"run:     {result.output}")
+    print(f"weights: {result.checkpoint}")
+
+
+def _preset(name: str | None, resume: bool, output: Path | None, assignments: list[str]) -> tuple[Preset, Path]:
+    """The preset and the run's folder; a resumed run has its own preset."""
+    from spark13b.config import load_preset
+    from spark13b.run_folder import RunFolder
+
+    if name is None and resume and output is not None and RunFolder(output).is_run():
+        name = str(RunFolder(output).preset)
+    if name is None:
+        raise InputError("no preset was given", fix="add --preset NAME; 'spark13b preset list' shows them")
+    return load_preset(name, assignments=assignments), output or Path("runs", Path(name).stem)
+
+
+def show_plan(plan: Plan, as_json: bool) -> None:
+    """Print a plan to stdout."""
+    if as_json:
+        console.print_json(plan.as_dict())
+        return
+    rows = {
+        "parameters": f"{plan.parameters:,}",
+        "devices": f"{plan.devices}",
+        "rows": f"{plan.rows:,} of {plan.tokens:,} tokens",
+        "a step": f"{plan.batch_size} rows, {plan.tokens_per_step:,} tokens",
+        "steps": f"{plan.steps:,} ({plan.steps * plan.batch_size / plan.rows:.2f} epochs)",
+        "weights": _size(plan.weights_bytes) + " a device",
+        "gradients": _size(plan.gradients_bytes) + " a device",
+        "optimizer": _size(plan.optimizer_bytes) + " a device",
+        "together": _size(plan.weights_bytes + plan.gradients_bytes + plan.optimizer_bytes)
+        + " a device; activations come on top",
+    }
+    for name, value in rows.items():
+        print(f"{name:11} {value}")
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -1,0 +1,70 @@
+"""The folder a training run lives in: what `train` writes there and `infer` and `--resume` find again.
+
+preset.yaml               the resolved preset; runs again from there
+tokenizer/                the tokenizer of the rows
+metrics.jsonl, loss.png   a line a step, and the curve
+checkpoints/step-00000050/rank_0/model.ckpt   the weights, complete
+                         optimizer.ckpt       Adam's state
+                         state.json           where the run stands
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_STEP = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The names inside one run's folder."""
+
+    path: Path
+
+    @property
+    def preset(self) -> Path:
+        return self.path / "preset.yaml"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def curve(self) -> Path:
+        return self.path / "loss.png"
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint after `step` steps."""
+        return self.path / "checkpoints" / f"step-{step:08d}"
+
+    def checkpoints(self) -> list[Path]:
+        """The folders of all checkpoints, oldest first."""
+        folder = self.path / "checkpoints"
+        found = folder.iterdir() if folder.is_dir() else ()
+        return sorted(child for child in found if _STEP.fullmatch(child.name))
+
+    def is_run(self) -> bool:
+        """Whether a training run was started here."""
+        return self.preset.is_file()
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint's folder."""
+    match = _STEP.fullmatch(checkpoint.name)
+    assert match is not None, checkpoint
+    return int(match[1])
+
+
+def weights_of(path: Path) -> Path:
+    """The weights that the user means by `path`: those of a run's newest checkpoint, of a checkpoint, or `path`."""
+    run = RunFolder(path)
+    if run.is_run() and run.checkpoints():
+        path = run.checkpoints()[-1]
+    # beside the weights lies the optimizer's state
+    return path / "rank_0" if (path / "state.json").is_file() else path
