@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from model.golden_config import golden_config
 
 # Tests may import protobuf before MindSpore, whose generated code works with the pure Python implementation only.

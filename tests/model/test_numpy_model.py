@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from model.golden_config import golden_config
 from model.numpy_model import NumpyModel, random_weights
-
 from spark13b.config.model import SparkConfig
 
 

@@ -102,7 +102,7 @@ class _Logits(nn.Cell):
 
     def construct(self, ids: Any) -> Any:
         hidden, _, _ = self.model(ids)
-        logits = self.model.logits(hidden.reshape((-1, hidden.shape[-1])))
+        logits = self.model.logits(hidden.reshape((-1, hidden.shape[-1])), self.model.table())
         return logits.reshape((*ids.shape, -1))
 
 

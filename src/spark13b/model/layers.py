@@ -113,7 +113,10 @@ class VocabEmbedding(nn.Cell):
         """(...) ints -> (..., C)"""
         return ops.cast(ops.gather(self.embedding_table, ids, 0), self.compute_type)
 
-    def logits(self, x: Any) -> Any:
-        """(N, C) -> (N, V) float32"""
-        table = ops.cast(self.embedding_table, self.compute_type)
+    def table(self) -> Any:
+        """(V, C) in the compute type"""
+        return ops.cast(self.embedding_table, self.compute_type)
+
+    def logits(self, x: Any, table: Any) -> Any:
+        """(N, C), the table -> (N, V) float32"""
         return ops.cast(self.matmul(x, table), mindspore.float32)

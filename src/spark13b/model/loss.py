@@ -22,7 +22,7 @@ class Loss(nn.Cell):
     def construct(self, inputs: Any, targets: Any, mask: Any) -> Any:
         """inputs, targets (B, T) int32, mask (B, T) float32 by target -> scalar float32"""
         hidden, _, _ = self.model(inputs)
-        logits = self.model.logits(hidden.reshape((-1, hidden.shape[-1])))
+        logits = self.model.logits(hidden.reshape((-1, hidden.shape[-1])), self.model.table())
         log_probability = ops.log_softmax(logits, -1)
         picked = ops.gather_elements(log_probability, 1, targets.reshape((-1, 1))).reshape((-1,))
         weight = mask.reshape((-1,))

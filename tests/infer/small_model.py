@@ -1,0 +1,35 @@
+"""A small model with random weights, and its NumPy twin's logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from model.numpy_model import NumpyModel, random_weights
+from spark13b.config.model import SparkConfig
+from spark13b.model import SparkForCausalLM
+
+
+def small_model(window: int, context: int, **changes: Any) -> tuple[SparkForCausalLM, NumpyModel]:
+    """Two layers, three heads of 8, 37 tokens; the same weights in spark13b and in NumPy."""
+    shape: dict[str, Any] = {
+        "num_layers": 2,
+        "hidden_size": 24,
+        "num_heads": 3,
+        "ffn_hidden_size": 20,
+        "vocab_size": 37,
+        "seq_length": context,
+        "sparse_local_size": window,
+    }
+    config = SparkConfig(**(shape | changes))
+    model = SparkForCausalLM(config, seed=None)
+    weights = random_weights(config, seed=window)
+    model.load_state(weights)
+    return model, NumpyModel(config, weights)
+
+
+def random_texts(*lengths: int) -> list[list[int]]:
+    """Texts of token ids 0 to 36; the pad id 0 is among them."""
+    rng = np.random.default_rng(len(lengths))
+    return [rng.integers(0, 37, length).tolist() for length in lengths]

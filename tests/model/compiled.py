@@ -1,0 +1,58 @@
+"""Small models for tests: attention in blocks of any size, and a model's loss with its gradients as NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from mindspore import ParameterTuple, Tensor, ops
+
+from spark13b.config.model import SparkConfig
+from spark13b.model.attention.blocked import BlockedAttention
+from spark13b.model.causal_lm import SparkForCausalLM
+from spark13b.model.loss import Loss
+
+Gradients = Callable[[np.ndarray, np.ndarray], tuple[float, dict[str, np.ndarray]]]
+
+
+class SmallBlocks(BlockedAttention):
+    """Blocked attention with blocks of `size` queries, which real ones reach only in long texts."""
+
+    def __init__(self, config: SparkConfig, size: int) -> None:
+        super().__init__(config)
+        self.size = size
+
+    def queries(self, heads: int, tokens: int) -> int:
+        return self.size
+
+
+def make_model(config: SparkConfig, weights: dict[str, np.ndarray], block: int | None = None) -> SparkForCausalLM:
+    """A model with these weights; `block`: attention goes in blocks of so many queries, whatever the shape."""
+    if block is None:
+        model = SparkForCausalLM(config, seed=None)
+    else:
+        model = SparkForCausalLM(config.model_copy(update={"attention_backend": "blocked"}), seed=None)
+        model.transformer.transformer.attend.backend = SmallBlocks(config, block)
+    model.load_state(weights)
+    return model
+
+
+def loss_and_gradients(model: SparkForCausalLM) -> Gradients:
+    """A function of ids (B, T+1) and the mask of the targets (B, T) -> loss, full name -> gradient."""
+    weights = model.weights()
+    compute = ops.value_and_grad(Loss(model.transformer), None, ParameterTuple(weights.values()))
+
+    def call(ids: np.ndarray, mask: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
+        loss, gradients = compute(*tensors(ids, mask))
+        return float(loss.asnumpy()), {
+            name: gradient.asnumpy() for name, gradient in zip(weights, gradients, strict=True)
+        }
+
+    return call
+
+
+def tensors(ids: np.ndarray, mask: np.ndarray) -> tuple[Any, Any, Any]:
+    """ids (B, T+1), mask of the targets (B, T) -> inputs, targets and mask as a training graph takes them."""
+    inputs, targets = ids[:, :-1].astype(np.int32), ids[:, 1:].astype(np.int32)
+    return tuple(Tensor(np.ascontiguousarray(array)) for array in (inputs, targets, mask.astype(np.float32)))
