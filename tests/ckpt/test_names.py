@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from spark13b.ckpt import expected_shapes, kind_of, match_names
-from spark13b.model.names import is_model_name
 from spark13b.config import SparkConfig
 from spark13b.errors import InputError
+from spark13b.model.names import is_model_name
 
 
 def test_the_original_s_model_has_exactly_the_expected_parameters(config: SparkConfig, golden_weights: dict) -> None:

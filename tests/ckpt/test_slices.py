@@ -53,7 +53,7 @@ def test_split_and_merge_give_back_every_bit(layout: Layout, tmp_path: Path, tra
 def test_a_layout_is_cut_anew_into_another(
     first: Layout, second: Layout, tmp_path: Path, training_state: tuple
 ) -> None:
-    whole, tensors = training_state
+    whole, _ = training_state
     with open_checkpoint(whole) as source:
         write_slices(tmp_path / "first", source, first)
         write_slices(tmp_path / "direct", source, second)

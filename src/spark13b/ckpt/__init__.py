@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spark13b.ckpt.dtypes import BFLOAT16, to_float32
-    from spark13b.model.names import expected_shapes, kind_of, match_names
     from spark13b.ckpt.opening import open_checkpoint
     from spark13b.ckpt.tensors import Checkpoint, Derived, TensorInfo
     from spark13b.ckpt.writing import Written, write_checkpoint
+    from spark13b.model.names import expected_shapes, kind_of, match_names
 
 __all__ = [
     "BFLOAT16",
@@ -43,6 +43,8 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name] if "." in _HOMES[name] else f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(
+        importlib.import_module(_HOMES[name] if "." in _HOMES[name] else f"{__name__}.{_HOMES[name]}"), name
+    )
     globals()[name] = value  # the next look-up is direct
     return value

@@ -6,16 +6,17 @@ become 299008 in bfloat16), whole numbers and truth values stay as they are.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from spark13b.ckpt.dtypes import BFLOAT16, FLOAT16, FLOAT32, Array, is_float, named
-from spark13b.model.names import is_embedding, is_norm, kind_of
-from spark13b.ckpt.tensors import Checkpoint, Derived, TensorInfo
+from spark13b.ckpt.dtypes import BFLOAT16, FLOAT16, FLOAT32, Array, as_bytes, is_float, named
+from spark13b.ckpt.tensors import Checkpoint, Derived, Recipe, TensorInfo
 from spark13b.errors import InputError
+from spark13b.model.names import is_embedding, is_norm, kind_of
 
-_CHUNK = 1 << 20  # numbers; what is worked on stays in the processor's cache
+_NUMBERS = 1 << 16  # at once: as float32 they stay in the processor's second cache
 _LARGEST = {
     FLOAT16: float(np.finfo(np.float16).max),  # 65504
     BFLOAT16: (2 - 2**-7) * 2.0**127,
@@ -35,12 +36,16 @@ def with_dtype(
 
     Reading a tensor raises InputError when a finite number of it is beyond `dtype`'s largest and not `allow_overflow`.
     """
-    recipes = {}
+    recipes = []
     for name, info in source.infos.items():
-        target = _target(info, dtype, cast_embedding=cast_embedding, cast_norms=cast_norms)
-        recipes[name] = (TensorInfo(name, info.shape, target), partial(_read_as, source, info, target, allow_overflow))
-    checked = [name for name in source.infos if source.has_checksum(name)]
-    return Derived(source.path, source.format, recipes, sources=[source], metadata=source.metadata, checked=checked)
+        dtype_here = _target(info, dtype, cast_embedding=cast_embedding, cast_norms=cast_norms)
+        if dtype_here == info.dtype:
+            recipes.append(Recipe.same(source, name))
+        else:
+            work = _Cast(source, info, dtype_here, allow_overflow)
+            target = TensorInfo(name, info.shape, dtype_here)
+            recipes.append(Recipe(target, work.read, work.pieces, source.has_checksum(name)))
+    return Derived(source.path, source.format, recipes, sources=[source], metadata=source.metadata)
 
 
 def target_dtype(name: str) -> np.dtype[np.generic]:
@@ -56,18 +61,52 @@ def cast(array: Array, dtype: np.dtype[np.generic]) -> tuple[Array, int]:
 
     By way of float32, which holds bfloat16 and float16 exactly and for which both have fast loops.
     """
-    flat = array.reshape(-1)
-    result = np.empty(flat.shape, dtype)
     largest = _LARGEST.get(dtype, np.inf)
     overflows = 0
+    wide = array if array.dtype == np.float64 else np.asarray(array, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, flat.size, _CHUNK):
-            piece = flat[start : start + _CHUNK]
-            wide = piece if piece.dtype == np.float64 else np.asarray(piece, np.float32)
-            if largest < np.inf and not (wide.max() <= largest and wide.min() >= -largest):  # nan fails it too
-                overflows += int(np.count_nonzero(np.isfinite(wide) & (np.abs(wide) > largest)))
-            result[start : start + _CHUNK] = wide.astype(np.float32) if dtype == BFLOAT16 else wide
-    return result.reshape(array.shape), overflows
+        if array.size and not (wide.max() <= largest and wide.min() >= -largest):  # nan fails it too
+            overflows = int(np.count_nonzero(np.isfinite(wide) & (np.abs(wide) > largest)))
+        return (wide.astype(np.float32) if dtype == BFLOAT16 else wide).astype(dtype), overflows
+
+
+@dataclass(frozen=True)
+class _Cast:
+    """One tensor of `source` on its way to another number format, a piece at a time."""
+
+    source: Checkpoint
+    info: TensorInfo
+    dtype: np.dtype[np.generic]
+    allow_overflow: bool
+
+    def read(self) -> Array:
+        result = np.empty(self.info.size, self.dtype)
+        done = 0
+        for piece in self._converted():
+            result[done : done + piece.size] = piece
+            done += piece.size
+        return result.reshape(self.info.shape)
+
+    def pieces(self) -> Iterator[memoryview]:
+        return map(as_bytes, self._converted())
+
+    def _converted(self) -> Iterator[Array]:
+        overflows = 0
+        for piece in self.source.pieces(self.info.name):
+            numbers = np.frombuffer(piece, self.info.dtype)
+            converted = np.empty(numbers.size, self.dtype)
+            for start in range(0, numbers.size, _NUMBERS):
+                now = slice(start, start + _NUMBERS)
+                converted[now], beyond = cast(numbers[now], self.dtype)
+                overflows += beyond
+            yield converted
+        if overflows and not self.allow_overflow:
+            what = f"{overflows:,} numbers of tensor '{self.info.name}' are beyond {_LARGEST[self.dtype]:g}"
+            raise InputError(
+                f"{what}, the largest {self.dtype.name}",
+                where=self.source.path,
+                fix="choose bfloat16, which reaches as far as float32, or add --allow-overflow to make them infinite",
+            )
 
 
 def _target(
@@ -78,17 +117,3 @@ def _target(
     if (is_embedding(info.name) and not cast_embedding) or (is_norm(info.name) and not cast_norms):
         return FLOAT32
     return dtype
-
-
-def _read_as(source: Checkpoint, info: TensorInfo, dtype: np.dtype[np.generic], allow_overflow: bool) -> Array:
-    array = source.read(info.name)
-    if array.dtype == dtype:
-        return array
-    result, overflows = cast(array, dtype)
-    if overflows and not allow_overflow:
-        raise InputError(
-            f"{overflows:,} numbers of tensor '{info.name}' are beyond {_LARGEST[dtype]:g}, the largest {dtype.name}",
-            where=source.path,
-            fix="choose bfloat16, which reaches as far as float32, or add --allow-overflow to make them infinite",
-        )
-    return result

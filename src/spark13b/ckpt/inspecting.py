@@ -15,9 +15,9 @@ import numpy as np
 from spark13b.ckpt.dtypes import BFLOAT16, FLOAT16, Array, is_float
 from spark13b.ckpt.metering import byte_meter
 from spark13b.ckpt.mindspore_reader import whole_file_crc
-from spark13b.model.names import EMBEDDING, Kind, expected_shapes, kind_of, match_names
 from spark13b.ckpt.tensors import Checkpoint, TensorInfo
 from spark13b.errors import InputError, SparkError
+from spark13b.model.names import EMBEDDING, Kind, expected_shapes, kind_of, match_names
 from spark13b.progress import SILENT, Progress
 
 if TYPE_CHECKING:

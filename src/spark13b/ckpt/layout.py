@@ -17,9 +17,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spark13b.ckpt.dtypes import Array, named
-from spark13b.model.names import is_embedding, kind_of
 from spark13b.ckpt.tensors import TensorInfo
 from spark13b.errors import InputError
+from spark13b.model.names import is_embedding, kind_of
 
 MANIFEST = "spark13b-slices.json"
 RANK_FILE = "rank_{}/model.ckpt"

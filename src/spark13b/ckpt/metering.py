@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from spark13b.ckpt.dtypes import Array
 from spark13b.progress import Progress
 
 _UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
@@ -29,11 +28,11 @@ def byte_meter(progress: Progress, what: str, total: int | None) -> Iterator[Cal
         yield advance
 
 
-def counted(pairs: Iterable[tuple[str, Array]], advance: Callable[[int], None]) -> Iterator[tuple[str, Array]]:
-    """Pass name and array on, and count each once it has been dealt with."""
-    for name, array in pairs:
-        yield name, array
-        advance(array.nbytes)
+def counted(pieces: Iterable[memoryview], advance: Callable[[int], None]) -> Iterator[memoryview]:
+    """Pass `pieces` on, and count each once it has been dealt with."""
+    for piece in pieces:
+        yield piece
+        advance(len(piece))
 
 
 def amount(nbytes: float) -> str:

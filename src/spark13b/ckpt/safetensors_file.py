@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from spark13b.ckpt.dtypes import SAFETENSORS, Array, as_bytes, safetensors_name
+from spark13b.ckpt.dtypes import PIECE, SAFETENSORS, safetensors_name
+from spark13b.ckpt.output_file import OutputFile
 from spark13b.ckpt.tensors import FileCheckpoint, Part, Stored, TensorInfo, truncated
 from spark13b.errors import InputError
 
 _LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 _ROOM = 1 << 20  # bytes kept for the header of a file whose tensors are not known beforehand
-_CHUNK = 8 << 20
 _KEY = "spark13b"
 _OF_THE_FORMAT = ("format", "crc_num")  # who wrote it, and MindSpore's checksum: untrue in a file made from this one
 
@@ -63,7 +63,7 @@ class SafetensorsWriter:
     """
 
     def __init__(self, path: Path, plan: Sequence[TensorInfo] | None, metadata: Mapping[str, str]) -> None:
-        self._file = open(path, "w+b", buffering=0)  # noqa: SIM115  # closed by __exit__
+        self._file = OutputFile(path)
         self._metadata = {"format": "ms", **metadata}
         self._entries: dict[str, dict[str, Any]] = {}
         self._crcs: dict[str, str] = {}
@@ -79,15 +79,13 @@ class SafetensorsWriter:
     ) -> None:
         self._file.close()
 
-    def add(self, name: str, array: Array) -> None:
-        """Append one tensor."""
-        data = as_bytes(array)
+    def add(self, info: TensorInfo, pieces: Iterable[memoryview]) -> None:
+        """Append one tensor; `pieces` are its bytes."""
         crc = 0
-        for start in range(0, len(data), _CHUNK):
-            chunk = data[start : start + _CHUNK]
-            crc = zlib.crc32(chunk, crc)
-            _write(self._file, chunk)
-        self._enter(TensorInfo(name, array.shape, array.dtype), crc)
+        for piece in pieces:
+            crc = zlib.crc32(piece, crc)
+            self._file.write(piece)
+        self._enter(info, crc)
 
     def finish(self) -> None:
         """Write the header."""
@@ -95,7 +93,7 @@ class SafetensorsWriter:
         if len(header) > self._room:
             self._move_data(len(header))
         self._file.seek(0)
-        _write(self._file, memoryview(self._room.to_bytes(8, "little") + header.ljust(self._room)))
+        self._file.write(self._room.to_bytes(8, "little") + header.ljust(self._room))
 
     def _enter(self, info: TensorInfo, crc: int) -> None:
         offsets = [self._end, self._end + info.nbytes]
@@ -123,12 +121,12 @@ class SafetensorsWriter:
     def _move_data(self, needed: int) -> None:
         """Make room for a header longer than was kept; from the back, so that nothing is written over."""
         room = -(-needed // 4096) * 4096
-        for start in reversed(range(0, self._end, _CHUNK)):
-            length = min(_CHUNK, self._end - start)
+        for start in reversed(range(0, self._end, PIECE)):
+            length = min(PIECE, self._end - start)
             self._file.seek(8 + self._room + start)
             chunk = self._file.read(length)
             self._file.seek(8 + room + start)
-            _write(self._file, memoryview(chunk))
+            self._file.write(chunk)
         self._room = room
 
 
@@ -169,8 +167,3 @@ def _checksums(text: str) -> dict[str, int]:
 
 def _broken(path: Path, how: str) -> InputError:
     return InputError(f"the file is damaged: {how}", where=path, fix="copy or download the file again")
-
-
-def _write(file: Any, view: memoryview) -> None:
-    while view:
-        view = view[file.write(view) :]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from functools import partial
 
+from spark13b.ckpt.tensors import Checkpoint, Derived, Recipe
 from spark13b.model.names import Kind, kind_of
-from spark13b.ckpt.tensors import Checkpoint, Derived
 
 KIND_NAMES: dict[Kind, str] = {
     "weight": "weights",
@@ -22,11 +21,8 @@ NOT_BUFFERS: tuple[Kind, ...] = ("weight", "adapter", "training")
 
 def only(source: Checkpoint, kinds: Collection[Kind]) -> Checkpoint:
     """The entries of `source` that are of these kinds."""
-    recipes = {
-        name: (info, partial(source.read, name)) for name, info in source.infos.items() if kind_of(name) in kinds
-    }
-    checked = [name for name in recipes if source.has_checksum(name)]
-    return Derived(source.path, source.format, recipes, sources=[source], metadata=source.metadata, checked=checked)
+    recipes = [Recipe.same(source, name) for name in source if kind_of(name) in kinds]
+    return Derived(source.path, source.format, recipes, sources=[source], metadata=source.metadata)
 
 
 def counted(names: Collection[str]) -> Mapping[Kind, int]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from spark13b.ckpt.tensors import Checkpoint, Derived, TensorInfo
+from spark13b.ckpt.tensors import Checkpoint, Derived, Recipe, TensorInfo
 from spark13b.errors import InputError
 
 SHARD_NAMES = {"safetensors": "model-{:05d}-of-{:05d}.safetensors", "torch": "pytorch_model-{:05d}-of-{:05d}.bin"}
@@ -47,16 +46,15 @@ def open_shards(index: Path, open_file: _Opener) -> Checkpoint:
     metadata: dict[str, str] = {}
     for shard in opened.values():
         metadata |= shard.metadata
-    recipes = {}
+    recipes = []
     for name, file in weight_map.items():
         if name not in opened[file]:
             fix = "copy or download it again"
             raise InputError(f"tensor '{name}' is not in its shard '{file}'", where=index, fix=fix)
-        recipes[name] = (opened[file].infos[name], partial(opened[file].read, name))
+        recipes.append(Recipe.same(opened[file], name))
     sources = list(opened.values())
-    checked = {name for name, file in weight_map.items() if opened[file].has_checksum(name)}
     format = sources[0].format if sources else "safetensors"
-    return Derived(index.parent, format, recipes, sources=sources, metadata=metadata, checked=checked)
+    return Derived(index.parent, format, recipes, sources=sources, metadata=metadata)
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from spark13b.ckpt.dtypes import Array, canonical
+from spark13b.ckpt.dtypes import Array, pieces_of
 from spark13b.ckpt.layout import MANIFEST, RANK_FILE, Cut, Layout, cut_of, manifest_text, read_manifest
-from spark13b.ckpt.metering import byte_meter, counted
+from spark13b.ckpt.metering import byte_meter
 from spark13b.ckpt.mindspore_writer import CkptWriter
-from spark13b.ckpt.tensors import Checkpoint, Derived
+from spark13b.ckpt.reading_ahead import tensors_ahead
+from spark13b.ckpt.tensors import Checkpoint, Derived, Recipe
 from spark13b.ckpt.writing import Written, check_room, full_disk, room_needed
 from spark13b.errors import InputError
 from spark13b.files import replacing
@@ -33,8 +34,8 @@ def write_slices(
     """
     path = Path(path)
     cuts = {name: cut_of(info, layout) for name, info in source.infos.items()}
-    parts = [cut.part_info(layout) for cut in cuts.values()]
-    needed = check_room(path, room_needed(parts * layout.distinct_ranks))
+    parts = {name: cut.part_info(layout) for name, cut in cuts.items()}
+    needed = check_room(path, room_needed(parts.values()) * layout.distinct_ranks)
     with (
         replacing(path, force=force) as draft,
         full_disk(path, needed),
@@ -47,9 +48,10 @@ def write_slices(
             writers = [
                 stack.enter_context(CkptWriter(file, source.metadata)) for file in files[: layout.distinct_ranks]
             ]
-            for name, array in counted(source.items(), advance):
+            for name, array in tensors_ahead(source):
                 for rank, writer in enumerate(writers):
-                    writer.add(name, canonical(cuts[name].part(array, layout, rank)))
+                    writer.add(parts[name], pieces_of(cuts[name].part(array, layout, rank)))
+                advance(array.nbytes)
             for writer in writers:
                 writer.finish()
         for rank in range(layout.distinct_ranks, layout.devices):
@@ -70,10 +72,11 @@ def open_slices(folder: Path, open_file: Callable[[Path], Checkpoint]) -> Checkp
             raise InputError(what, where=file, fix="copy the whole folder")
         ranks.append(open_file(file))
         _check_fits(ranks[-1], layout, cuts)
-    recipes = {name: (cut.info, partial(_whole, cut, layout, ranks)) for name, cut in cuts.items()}
-    checked = [name for name in cuts if all(rank.has_checksum(name) for rank in ranks)]
-    metadata = ranks[0].metadata
-    return Derived(folder, "slices", recipes, sources=ranks, metadata=metadata, checked=checked)
+    recipes = [
+        Recipe(cut.info, partial(_whole, cut, layout, ranks), None, all(rank.has_checksum(name) for rank in ranks))
+        for name, cut in cuts.items()
+    ]
+    return Derived(folder, "slices", recipes, sources=ranks, metadata=ranks[0].metadata)
 
 
 def _whole(cut: Cut, layout: Layout, ranks: Sequence[Checkpoint]) -> Array:

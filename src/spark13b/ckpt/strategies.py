@@ -186,7 +186,8 @@ def _join(
         present = [name for name in names if name in checkpoint]
         if present:
             file = scratch / f"rank_{rank}.ckpt"
-            write_file(file, ((name, checkpoint.read(name)) for name in present), "ckpt", None, {})
+            tensors = ((checkpoint.infos[name], checkpoint.pieces(name)) for name in present)
+            write_file(file, tensors, "ckpt", None, {})
             files[rank] = str(file)
     whole = scratch / "whole.ckpt"
     with _as_input_error(strategy):

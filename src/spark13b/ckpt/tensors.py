@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +18,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from spark13b.ckpt.dtypes import Array, as_bytes
+from spark13b.ckpt.dtypes import PIECE, Array, as_bytes, pieces_of
 from spark13b.errors import InputError, nearest
 
 SourceFormat = Literal["ckpt", "safetensors", "torch", "slices"]
@@ -67,6 +68,10 @@ class Checkpoint(Mapping[str, Array]):
     def read(self, name: str) -> Array:
         """The array of a name that is in `infos`."""
         raise NotImplementedError
+
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        """The bytes of that array in order, piece by piece. Damage may be found only after the last piece."""
+        return pieces_of(self.read(name))
 
     def close(self) -> None:
         """Let go of the files. Reading afterwards is an error."""
@@ -147,6 +152,12 @@ class FileCheckpoint(Checkpoint):
         self._fill(name, item.parts, as_bytes(array))
         return array
 
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        for part in self._stored[name].parts:
+            sizes = (min(PIECE, part.nbytes - start) for start in range(0, part.nbytes, PIECE))
+            places = (np.empty(size, np.uint8).data for size in sizes)
+            yield from self._read_part(name, part, places)
+
     def has_checksum(self, name: str) -> bool:
         return all(part.crc is not None or not part.nbytes for part in self._stored[name].parts)
 
@@ -156,21 +167,33 @@ class FileCheckpoint(Checkpoint):
             self._file = None
 
     def _fill(self, name: str, parts: Sequence[Part], buffer: memoryview) -> None:
-        start = 0
+        """Read `parts` one after the other into `buffer`, which they fill."""
+        begin = 0
         for part in parts:
-            self._fill_part(name, part, buffer[start : start + part.nbytes])
-            start += part.nbytes
+            places = (
+                buffer[begin + start :][: min(PIECE, part.nbytes - start)] for start in range(0, part.nbytes, PIECE)
+            )
+            for _ in self._read_part(name, part, places):
+                pass
+            begin += part.nbytes
 
-    def _fill_part(self, name: str, part: Part, buffer: memoryview) -> None:
+    def _read_part(self, name: str, part: Part, places: Iterable[memoryview]) -> Iterator[memoryview]:
+        """Read a part into `places`, handing on each; the checksum is compared after the last."""
         if self._file is None:
             raise ValueError(f"{self.path} is closed")
-        done = 0
-        while done < part.nbytes:
-            got = os.preadv(self._file, [buffer[done:]], part.offset + done)
-            if not got:
-                raise truncated(self.path, name, part.offset + done)
-            done += got
-        if part.crc is not None and zlib.crc32(buffer, part.seed) != part.crc:
+        at, crc = part.offset, part.seed
+        for place in places:
+            done = 0
+            while done < len(place):
+                got = os.preadv(self._file, [place[done:]], at + done)
+                if not got:
+                    raise truncated(self.path, name, at + done)
+                done += got
+            at += done
+            if part.crc is not None:
+                crc = zlib.crc32(place, crc)
+            yield place
+        if part.crc is not None and crc != part.crc:
             raise damaged(self.path, name, part)
 
     def __del__(self) -> None:
@@ -178,36 +201,51 @@ class FileCheckpoint(Checkpoint):
             self.close()
 
 
-class Derived(Checkpoint):
-    """A checkpoint whose tensors are made from others when they are read.
+@dataclass(frozen=True)
+class Recipe:
+    """How one tensor of a `Derived` checkpoint comes about: whole, and where that spares memory also piece by piece."""
 
-    Closing it closes its `sources`; `checked` names the tensors whose checksums are seen to on the way.
-    """
+    info: TensorInfo
+    read: Callable[[], Array]
+    pieces: Callable[[], Iterator[memoryview]] | None = None
+    checked: bool = False  # whether checksums are seen to on the way
+
+    @classmethod
+    def same(cls, source: Checkpoint, name: str, new_name: str | None = None) -> Recipe:
+        """A tensor of `source` as it is, by the same or another name."""
+        info = source.infos[name].renamed(new_name or name)
+        return cls(info, partial(source.read, name), partial(source.pieces, name), source.has_checksum(name))
+
+
+class Derived(Checkpoint):
+    """A checkpoint whose tensors are made from others when they are read. Closing it closes its `sources`."""
 
     def __init__(
         self,
         path: Path,
         format: SourceFormat,
-        recipes: Mapping[str, tuple[TensorInfo, Callable[[], Array]]],
+        recipes: Iterable[Recipe],
         *,
         sources: Sequence[Checkpoint] = (),
         metadata: Mapping[str, str] | None = None,
-        checked: Collection[str] = (),
     ) -> None:
-        super().__init__(path, format, {name: info for name, (info, _) in recipes.items()}, metadata)
-        self._recipes = dict(recipes)
+        self._recipes = {recipe.info.name: recipe for recipe in recipes}
+        super().__init__(path, format, {name: recipe.info for name, recipe in self._recipes.items()}, metadata)
         self._sources = tuple(sources)
-        self._checked = checked
 
     def read(self, name: str) -> Array:
-        info, make = self._recipes[name]
-        array = make()
-        if array.shape != info.shape or array.dtype != info.dtype:
-            raise AssertionError(f"{name}: made {array.dtype} {array.shape}, announced {info.dtype} {info.shape}")
+        recipe = self._recipes[name]
+        array = recipe.read()
+        if array.shape != recipe.info.shape or array.dtype != recipe.info.dtype:
+            raise AssertionError(f"{name}: made {array.dtype} {array.shape}, announced {recipe.info}")
         return array
 
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        recipe = self._recipes[name]
+        return recipe.pieces() if recipe.pieces is not None else super().pieces(name)
+
     def has_checksum(self, name: str) -> bool:
-        return name in self._checked
+        return self._recipes[name].checked
 
     def close(self) -> None:
         for source in self._sources:

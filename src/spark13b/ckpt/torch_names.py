@@ -12,9 +12,9 @@ from functools import partial
 import numpy as np
 
 from spark13b.ckpt.dtypes import Array
-from spark13b.model.names import kind_of
-from spark13b.ckpt.tensors import Checkpoint, Derived, TensorInfo
+from spark13b.ckpt.tensors import Checkpoint, Derived, Recipe, TensorInfo
 from spark13b.errors import InputError
+from spark13b.model.names import kind_of
 
 _PREFIX = "transformer."
 _NORM = {"weight": "gamma", "bias": "beta"}
@@ -23,8 +23,6 @@ _MINDSPORE_NORM = re.compile(r"norm\.(gamma|beta)$")
 _GATED = re.compile(r"(^|\.)fc1\.(weight|bias)$")
 _FUSED = ".q_k_v_"
 _SPLIT = re.compile(r"\.([qkv])_(?=[^.]*\.(weight|bias)$)")
-
-Recipe = tuple[TensorInfo, Callable[[], Array]]
 
 
 def from_torch(source: Checkpoint) -> Checkpoint:
@@ -40,11 +38,12 @@ def from_torch(source: Checkpoint) -> Checkpoint:
         if name.startswith(_PREFIX + _PREFIX) or name.endswith(".embedding_table"):
             fix = "they need no conversion; 'spark13b ckpt convert' changes the file format"
             raise InputError(f"the names are MindSpore's already, e.g. '{name}'", where=source.path, fix=fix)
+        checked = source.has_checksum(name)
         for target, (shape, make) in _from_torch(name, info, last, source).items():
             if target in recipes:
                 raise InputError(f"two tensors would be named '{target}'", where=source.path, fix="remove one of them")
-            recipes[target] = (TensorInfo(target, shape, info.dtype), make)
-    return Derived(source.path, "ckpt", recipes, sources=[source], metadata=source.metadata)
+            recipes[target] = Recipe(TensorInfo(target, shape, info.dtype), make, checked=checked)
+    return Derived(source.path, "ckpt", recipes.values(), sources=[source], metadata=source.metadata)
 
 
 def to_torch(source: Checkpoint) -> Checkpoint:
@@ -65,8 +64,10 @@ def to_torch(source: Checkpoint) -> Checkpoint:
             raise InputError(f"the parts of '{target}' do not fit: {shapes}", where=source.path)
         first = infos[0]
         shape = (first.shape[0] * len(parts), *first.shape[1:]) if len(parts) > 1 else first.shape
-        recipes[target] = (TensorInfo(target, shape, first.dtype), partial(_joined, source, parts, join, shape))
-    return Derived(source.path, "torch", recipes, sources=[source], metadata=source.metadata)
+        whole = TensorInfo(target, shape, first.dtype)
+        checked = all(source.has_checksum(part) for part in parts)
+        recipes[target] = Recipe(whole, partial(_joined, source, parts, join, shape), checked=checked)
+    return Derived(source.path, "torch", recipes.values(), sources=[source], metadata=source.metadata)
 
 
 def _from_torch(

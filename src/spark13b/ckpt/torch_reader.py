@@ -10,7 +10,7 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from spark13b.ckpt.dtypes import Array, as_bytes
+from spark13b.ckpt.dtypes import Array, as_bytes, pieces_of
 from spark13b.ckpt.tensors import FileCheckpoint, Part, Stored, TensorInfo, truncated
 from spark13b.ckpt.torch_pickle import TensorRef, read_pickle
 from spark13b.errors import InputError
@@ -78,6 +78,9 @@ class TorchCheckpoint(FileCheckpoint):
         self._fill(name, parts, as_bytes(base))
         strides = tuple(stride * ref.dtype.itemsize for stride in ref.strides)
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(base, ref.shape, strides))
+
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        return pieces_of(self.read(name)) if name in self._views else super().pieces(name)
 
 
 def _zip(file: BinaryIO, path: Path) -> tuple[Any, dict[str, _Extent], dict[str, str]]:

@@ -10,17 +10,17 @@ import json
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from spark13b.ckpt.dtypes import Array, as_bytes, torch_storage_name
+from spark13b.ckpt.dtypes import torch_storage_name
+from spark13b.ckpt.output_file import OutputFile
 from spark13b.ckpt.tensors import TensorInfo
 from spark13b.ckpt.torch_reader import METADATA_RECORD
 
 _ALIGNMENT = 64  # bytes, as torch's own writer
-_CHUNK = 8 << 20
 _ROOT = "archive"
 
 
@@ -28,7 +28,7 @@ class TorchWriter:
     """Writes tensors in the order they come, which is that of `plan` if there is one."""
 
     def __init__(self, path: Path, plan: Sequence[TensorInfo] | None, metadata: Mapping[str, str]) -> None:
-        self._file = open(path, "wb")  # noqa: SIM115  # closed by __exit__
+        self._file = OutputFile(path)
         self._archive = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
         self._infos: list[TensorInfo] = []
         self._plan, self._metadata = plan, metadata
@@ -49,15 +49,13 @@ class TorchWriter:
             if error is None:  # after a full disk, closing fails once more
                 raise
 
-    def add(self, name: str, array: Array) -> None:
-        """Append one tensor."""
-        torch_storage_name(array.dtype)
-        record = self._record(f"data/{len(self._infos)}")
-        data = as_bytes(array)
-        with self._archive.open(record, "w", force_zip64=True) as out:
-            for start in range(0, len(data), _CHUNK):
-                out.write(data[start : start + _CHUNK])
-        self._infos.append(TensorInfo(name, array.shape, array.dtype))
+    def add(self, info: TensorInfo, pieces: Iterable[memoryview]) -> None:
+        """Append one tensor; `pieces` are its bytes."""
+        torch_storage_name(info.dtype)
+        with self._archive.open(self._record(f"data/{len(self._infos)}"), "w", force_zip64=True) as out:
+            for piece in pieces:
+                out.write(piece)
+        self._infos.append(info)
 
     def finish(self) -> None:
         """Write the list of tensors and the table of contents."""

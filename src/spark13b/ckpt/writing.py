@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from spark13b.ckpt.dtypes import Array, canonical
+from spark13b.ckpt.dtypes import Array, canonical, pieces_of
 from spark13b.ckpt.metering import amount, byte_meter, counted
 from spark13b.ckpt.mindspore_writer import CkptWriter
+from spark13b.ckpt.reading_ahead import pieces_ahead
 from spark13b.ckpt.safetensors_file import SafetensorsWriter
 from spark13b.ckpt.shards import INDEX_NAMES, SHARD_NAMES, batches, index_text
 from spark13b.ckpt.tensors import Checkpoint, TensorInfo
@@ -71,14 +72,13 @@ def write_checkpoint(
     if shard_size is not None and plan is None:
         raise ValueError("only a Checkpoint can be cut into shards: their number must be known beforehand")
     needed = check_room(path, room_needed(plan)) if plan is not None else None
-    pairs = items.items() if isinstance(items, Mapping) else items
     total = sum(info.nbytes for info in plan) if plan is not None else None
     with (
         replacing(path, force=force) as draft,
         full_disk(path, needed),
         byte_meter(progress, f"writing {path.name}", total) as advance,
     ):
-        stream = counted(pairs, advance)
+        stream = _streams(items, advance)
         if shard_size is not None and plan is not None:
             shards = list(batches(plan, shard_size))
             return _write_shards(draft, path, stream, format, shards, metadata or {})
@@ -95,26 +95,41 @@ def format_of(path: str | Path) -> Format | None:
 
 def write_file(
     draft: Path,
-    items: Iterable[tuple[str, Array]],
+    items: Iterable[tuple[TensorInfo, Iterable[memoryview]]],
     format: Format,
     plan: Sequence[TensorInfo] | None,
     metadata: Mapping[str, str],
 ) -> list[TensorInfo]:
-    """Stream `items` into the new file `draft`, whatever becomes of it; the tensors it now holds."""
+    """Stream tensors and the pieces of their bytes into the new file `draft`, whatever becomes of it."""
     infos: dict[str, TensorInfo] = {}
     with _writer(draft, format, plan, metadata) as writer:
-        for name, array in items:
-            if name in infos:
-                raise InputError(f"tensor '{name}' is written twice", where=draft.name)
-            array = canonical(array)
-            writer.add(name, array)
-            infos[name] = TensorInfo(name, array.shape, array.dtype)
+        for info, pieces in items:
+            if info.name in infos:
+                raise InputError(f"tensor '{info.name}' is written twice", where=draft.name)
+            left = iter(pieces)
+            writer.add(info, left)
+            if next(left, None) is not None:  # asked for in any case: a damaged source says so after its last piece
+                raise AssertionError(f"'{info.name}' has more bytes than announced")
+            infos[info.name] = info
         if not infos:
             raise InputError("there are no tensors to write", fix="see 'spark13b ckpt info' for what the source holds")
         if plan is not None and list(infos.values()) != list(plan):
             raise AssertionError("other tensors were written than were planned")
         writer.finish()
     return list(infos.values())
+
+
+def _streams(
+    items: Iterable[tuple[str, Array]] | Mapping[str, Array], advance: Callable[[int], None]
+) -> Iterator[tuple[TensorInfo, Iterator[memoryview]]]:
+    """Every tensor as its info and its bytes piece by piece, counted as they go."""
+    if isinstance(items, Checkpoint):
+        for info, pieces in pieces_ahead(items):
+            yield info, counted(pieces, advance)
+        return
+    for name, array in items.items() if isinstance(items, Mapping) else items:
+        known = canonical(array)
+        yield TensorInfo(name, known.shape, known.dtype), counted(pieces_of(known), advance)
 
 
 def _writer(
@@ -162,7 +177,7 @@ def full_disk(path: Path, needed: int | None) -> Iterator[None]:
 def _write_shards(
     draft: Path,
     path: Path,
-    items: Iterator[tuple[str, Array]],
+    items: Iterator[tuple[TensorInfo, Iterator[memoryview]]],
     format: Format,
     shards: list[list[TensorInfo]],
     metadata: Mapping[str, str],

@@ -1,0 +1,33 @@
+"""The file that the writers write to: what is written sets out for the disk at once, not when the file is finished."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+_STRIDE = 32 << 20  # bytes
+
+
+class OutputFile(io.FileIO):
+    """A new file, opened to write and read back.
+
+    The kernel would keep up to a fifth of the memory unwritten and leave the wait to the final fsync. Advising it every
+    32 MiB that these bytes are not needed again makes it begin to write them (and does nothing else: they are dirty).
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+b")
+        self._on_the_way = 0
+
+    def write(self, data: Any) -> int:
+        """All of `data`, where FileIO may write less."""
+        view = memoryview(data)
+        while view:
+            view = view[super().write(view) :]
+        end = self.tell()
+        if end - self._on_the_way >= _STRIDE:
+            os.posix_fadvise(self.fileno(), self._on_the_way, end - self._on_the_way, os.POSIX_FADV_DONTNEED)
+            self._on_the_way = end
+        return len(data)
