@@ -59,11 +59,14 @@ def infer(
     session = Session(found)
     session.check(questions)  # a prompt that is too long is found before any is answered
     if output is not None:
-        with replacing(output, force=force) as draft, draft.open("w", encoding="utf-8") as lines:
-            with progress.track("answering", len(questions), "prompts") as meter:
-                for question in questions:
-                    lines.write(json.dumps(_record(session, question), ensure_ascii=False) + "\n")
-                    meter.advance()
+        with (
+            replacing(output, force=force) as draft,
+            draft.open("w", encoding="utf-8") as lines,
+            progress.track("answering", len(questions), "prompts") as meter,
+        ):
+            for question in questions:
+                lines.write(json.dumps(_record(session, question), ensure_ascii=False) + "\n")
+                meter.advance()
         progress.note(f"{len(questions)} answers in {output}")
     elif as_json or (len(questions) > 1 and not stream):
         for question in questions:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -58,10 +59,8 @@ _INPUT_ERRNO = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENO
 def _fail(message: str, code: int) -> int:
     if debug_wanted() and sys.exc_info()[0] is not None:
         traceback.print_exc()
-    try:
+    with contextlib.suppress(BrokenPipeError, ValueError):
         print(f"error: {message}", file=sys.stderr, flush=True)
-    except (BrokenPipeError, ValueError):
-        pass
     return code
 
 

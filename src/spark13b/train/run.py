@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -65,10 +65,11 @@ def check(job: Job) -> Plan:
     info = row_info(job.data)
     manifest = read_manifest(job.data)
     if manifest is not None and manifest.tokenizer.vocab_size > preset.model.vocab_size:
+        size = manifest.tokenizer.vocab_size
         raise InputError(
-            f"the rows' tokenizer has {manifest.tokenizer.vocab_size} tokens, the model knows {preset.model.vocab_size}",
+            f"the tokenizer of the rows has {size} tokens, the model knows {preset.model.vocab_size}",
             where="model.vocab_size",
-            fix=f"add --set model.vocab_size={manifest.tokenizer.vocab_size}",
+            fix=f"add --set model.vocab_size={size}",
         )
     return make_plan(preset, info.rows, info.row_length)
 
@@ -165,51 +166,49 @@ class _Training:
             )
         choice = self.model.attention_choice(self.plan.batch_size, self.plan.tokens)
         self.progress.note(f"attention: {choice.backend} ({choice.reason})")
-        self.progress.note("compiling the training step, some seconds")
-        losses: list[float] = []
-        began, first_step = time.monotonic(), self.step_number
-        first_time = 0.0
-        stopped = False
-        with (
-            interruptible() as wanted_to_stop,
-            self._metrics() as metrics,
-            self.progress.track("training", self.plan.steps - self.step_number, "steps") as meter,
-        ):
-            smoothed = 0.0
-            for ids, mask in self._batches():
-                record = self._take_step(ids, mask)
-                if not losses:
-                    first_time = time.monotonic() - began  # compilation; not counted into the speed
-                seconds = time.monotonic() - began - first_time
-                done = self.step_number - first_step - 1
-                record["tokens_per_second"] = round(done * self.plan.tokens_per_step / seconds, 1) if done else None
-                losses.append(record["loss"])
-                smoothed = losses[0] if len(losses) == 1 else _SMOOTH * smoothed + (1 - _SMOOTH) * losses[-1]
-                metrics.write(json.dumps(record) + "\n")
-                metrics.flush()
-                speed = record["tokens_per_second"]
-                meter.show(
-                    loss=f"{smoothed:.4f}", lr=f"{record['lr']:.2e}", tokens_per_s=f"{speed:,.0f}" if speed else "-"
-                )
-                meter.advance(1)
-                if wanted_to_stop():
-                    stopped = True
-                    break
-                every = self.job.preset.train.save_every
-                if every and self.step_number % every == 0 and self.step_number < self.plan.steps:
-                    self._save()
+        with interruptible() as wanted_to_stop, self._metrics() as metrics:
+            losses, speed = self._all_steps(metrics, wanted_to_stop)
             saved = self._save()
         draw_curve(self.run_folder)
         tenth = max(1, len(losses) // 10)
         return Result(
             output=self.run_folder.path,
             checkpoint=saved,
-            finished=not stopped or self.step_number >= self.plan.steps,
+            finished=self.step_number >= self.plan.steps,
             steps=self.step_number,
             first_loss=float(np.mean(losses[:tenth])),
             last_loss=float(np.mean(losses[-tenth:])),
-            tokens_per_second=record["tokens_per_second"] or 0.0,
+            tokens_per_second=speed,
         )
+
+    def _all_steps(self, metrics: IO[str], wanted_to_stop: Callable[[], bool]) -> tuple[list[float], float]:
+        """Step until the end, or until a stop is wanted; the losses and the speed in tokens a second."""
+        batches = self._batches()
+        self.progress.note("compiling the training step, some seconds")
+        losses = [self._log(self._take_step(*next(batches)), metrics, None)]  # its time is the compiler's
+        began, smoothed, speed = time.monotonic(), losses[0], 0.0
+        every = self.job.preset.train.save_every
+        with self.progress.track("training", self.plan.steps - self.step_number, "steps") as meter:
+            for ids, mask in batches:
+                if wanted_to_stop():
+                    break
+                if every and self.step_number % every == 0:
+                    self._save()
+                record = self._take_step(ids, mask)
+                speed = len(losses) * self.plan.tokens_per_step / (time.monotonic() - began)
+                losses.append(self._log(record, metrics, speed))
+                smoothed = _SMOOTH * smoothed + (1 - _SMOOTH) * losses[-1]
+                meter.show(loss=f"{smoothed:.4f}", lr=f"{record['lr']:.2e}", tokens_per_s=f"{speed:,.0f}")
+                meter.advance(1)
+        batches.close()
+        return losses, speed
+
+    @staticmethod
+    def _log(record: dict[str, Any], metrics: IO[str], speed: float | None) -> float:
+        """Write the record of a step to the metrics; its loss."""
+        metrics.write(json.dumps({**record, "tokens_per_second": speed and round(speed, 1)}) + "\n")
+        metrics.flush()
+        return float(record["loss"])
 
     def _take_step(self, ids: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
         """One step on a batch (B, T+1); the record for the metrics."""
@@ -245,7 +244,7 @@ class _Training:
         self.tokens += self.plan.tokens_per_step
         return record
 
-    def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _batches(self) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         preset = self.job.preset
         orders = batches_of_order(
             self.plan.rows,
@@ -256,7 +255,7 @@ class _Training:
             preset.train.shuffle,
         )
         for order in orders:
-            yield from open_rows(self.job.data, self.plan.batch_size, order=order.tolist())
+            yield from open_rows(self.job.data, self.plan.batch_size, order=order)
 
     def _metrics(self) -> IO[str]:
         """The metrics file, cut back to the step that the run goes on from."""
