@@ -8,13 +8,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
-from spark13b.ckpt.dtypes import Array
 from spark13b.ckpt.tensors import Checkpoint, TensorInfo
 
 _PIECES = 8  # read before they are asked for
-_LARGEST = 320 << 20  # bytes; whole tensors above this are not read ahead, so that two are never held at once
 
 
 def pieces_ahead(source: Checkpoint) -> Iterator[tuple[TensorInfo, Iterator[memoryview]]]:
@@ -34,20 +31,6 @@ def pieces_ahead(source: Checkpoint) -> Iterator[tuple[TensorInfo, Iterator[memo
         while reader.is_alive():  # it may be waiting for room in the queue
             _empty(waiting)
             reader.join(0.01)
-
-
-def tensors_ahead(source: Checkpoint) -> Iterator[tuple[str, Array]]:
-    """Name and array of every tensor of `source`, in order, the next one read in advance."""
-    names = list(source)
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        pending: Future[Array] | None = None
-        for number, name in enumerate(names):
-            array = pending.result() if pending is not None else source.read(name)
-            both = names[number : number + 2]
-            small = len(both) == 2 and all(source.infos[each].nbytes <= _LARGEST for each in both)
-            pending = reader.submit(source.read, both[1]) if small else None
-            yield name, array
-            del array  # before the next one is taken
 
 
 def _empty(waiting: queue.Queue[memoryview | BaseException | None]) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from spark13b.ckpt.dtypes import Array, pieces_of
+from spark13b.ckpt.dtypes import Array
 from spark13b.ckpt.layout import MANIFEST, RANK_FILE, Cut, Layout, cut_of, manifest_text, read_manifest
 from spark13b.ckpt.metering import byte_meter
 from spark13b.ckpt.mindspore_writer import CkptWriter
-from spark13b.ckpt.reading_ahead import tensors_ahead
+from spark13b.ckpt.reading_ahead import pieces_ahead
+from spark13b.ckpt.streams import Workspace, copies, side_by_side
 from spark13b.ckpt.tensors import Checkpoint, Derived, Recipe
 from spark13b.ckpt.writing import Written, check_room, full_disk, room_needed
 from spark13b.errors import InputError
@@ -48,10 +49,12 @@ def write_slices(
             writers = [
                 stack.enter_context(CkptWriter(file, source.metadata)) for file in files[: layout.distinct_ranks]
             ]
-            for name, array in tensors_ahead(source):
+            workspace = Workspace()
+            for info, pieces in pieces_ahead(source):
+                array = workspace.fill(source, info.name, pieces)
                 for rank, writer in enumerate(writers):
-                    writer.add(parts[name], pieces_of(cuts[name].part(array, layout, rank)))
-                advance(array.nbytes)
+                    writer.add(parts[info.name], copies(cuts[info.name].part(array, layout, rank)))
+                advance(info.nbytes)
             for writer in writers:
                 writer.finish()
         for rank in range(layout.distinct_ranks, layout.devices):
@@ -72,25 +75,35 @@ def open_slices(folder: Path, open_file: Callable[[Path], Checkpoint]) -> Checkp
             raise InputError(what, where=file, fix="copy the whole folder")
         ranks.append(open_file(file))
         _check_fits(ranks[-1], layout, cuts)
-    recipes = [
-        Recipe(cut.info, partial(_whole, cut, layout, ranks), None, all(rank.has_checksum(name) for rank in ranks))
-        for name, cut in cuts.items()
-    ]
+    recipes = []
+    for name, cut in cuts.items():
+        checked = all(rank.has_checksum(name) for rank in ranks)
+        pieces, read = partial(_whole, cut, layout, ranks), partial(_read_whole, cut, layout, ranks)
+        recipes.append(Recipe(cut.info, read, pieces, checked))
     return Derived(folder, "slices", recipes, sources=ranks, metadata=ranks[0].metadata)
 
 
-def _whole(cut: Cut, layout: Layout, ranks: Sequence[Checkpoint]) -> Array:
-    """Read one tensor's parts straight into their places in the whole."""
-    numbers = layout.model_parallel if cut.axis is not None else 1
-    groups = layout.data_parallel if cut.sharded else 1
-    if numbers == groups == 1:
-        return ranks[0].read(cut.info.name)
-    whole = np.empty(cut.info.shape, cut.info.dtype)
-    for group in range(groups):
-        for number in range(numbers):
-            rank = group * layout.model_parallel + number
-            cut.part(whole, layout, rank)[...] = ranks[rank].read(cut.info.name)
-    return whole
+def _whole(cut: Cut, layout: Layout, ranks: Sequence[Checkpoint]) -> Iterator[memoryview]:
+    """The bytes of one whole tensor, from the ranks that hold parts of it."""
+    name, part = cut.info.name, cut.part_info(layout)
+    numbers = range(layout.model_parallel if cut.axis is not None else 1)
+    groups = range(layout.data_parallel if cut.sharded else 1)
+    parts = [[ranks[group * layout.model_parallel + number] for group in groups] for number in numbers]
+    if cut.axis == 1:
+        row_bytes = part.shape[1] * part.dtype.itemsize
+        yield from side_by_side([_one_after_the_other(name, column) for column in parts], row_bytes)
+    else:
+        for rows in parts:
+            yield from _one_after_the_other(name, rows)
+
+
+def _one_after_the_other(name: str, ranks: Sequence[Checkpoint]) -> Iterator[memoryview]:
+    for rank in ranks:
+        yield from rank.pieces(name)
+
+
+def _read_whole(cut: Cut, layout: Layout, ranks: Sequence[Checkpoint]) -> Array:
+    return np.frombuffer(bytearray().join(_whole(cut, layout, ranks)), cut.info.dtype).reshape(cut.info.shape)
 
 
 def _check_fits(rank: Checkpoint, layout: Layout, cuts: dict[str, Cut]) -> None:
