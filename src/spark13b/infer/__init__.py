@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spark13b.infer.generate import generate, stream
+    from spark13b.infer.generation import generate, stream
 
 __all__ = ["generate", "stream"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        import importlib
+        from spark13b.infer import generation
 
-        # the module `generate` must not shadow the function of that name
-        value = getattr(importlib.import_module("spark13b.infer.generate"), name)
-        globals()[name] = value
-        return value
+        return getattr(generation, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -158,7 +158,7 @@ class Session:
         return f"{self._tokens} tokens at {rate:.0f} tokens/s{first}"
 
     def _tokens_of(self, question: str) -> Iterator[int]:
-        from spark13b.infer.generate import stream
+        from spark13b.infer.generation import stream
 
         began = time.monotonic()
         for count, token in enumerate(

@@ -12,8 +12,9 @@ from spark13b.infer.decoder import Decoder
 from spark13b.infer.sampling import Sampler
 from spark13b.model.causal_lm import SparkForCausalLM
 
-# A model keeps its decoder, so that its graphs are compiled once.
-_DECODERS: WeakKeyDictionary[SparkForCausalLM, Decoder] = WeakKeyDictionary()
+# A model keeps its decoders, so that their graphs are compiled once. A stream takes one out while it runs, since a
+# decoder serves one text. None is ever dropped: with a cell that goes, MindSpore 2.9 forgets other cells' graphs too.
+_IDLE: WeakKeyDictionary[SparkForCausalLM, list[Decoder]] = WeakKeyDictionary()
 
 
 def generate(
@@ -38,16 +39,20 @@ def stream(
     """`generate`, each token as soon as it is chosen."""
     prompt = _checked(model, prompt_ids)
     total = min(len(prompt) + options.max_new_tokens, model.config.seq_length)
-    decoder = _DECODERS.setdefault(model, Decoder(model))
-    sampler = Sampler(options)
-    logits = decoder.prefill([prompt], total)
-    for length in range(len(prompt), total):
-        token = sampler.choose(logits[0])
-        if token == end_id:
-            return
-        yield token
-        if length + 1 < total:
-            logits = decoder.step([token])
+    idle = _IDLE.setdefault(model, [])
+    decoder = idle.pop() if idle else Decoder(model)
+    try:
+        sampler = Sampler(options)
+        logits = decoder.prefill([prompt], total)
+        for length in range(len(prompt), total):
+            token = sampler.choose(logits[0])
+            if token == end_id:
+                return
+            yield token
+            if length + 1 < total:
+                logits = decoder.step([token])
+    finally:
+        idle.append(decoder)
 
 
 def _checked(model: SparkForCausalLM, prompt_ids: Sequence[int]) -> list[int]:
