@@ -139,6 +139,13 @@ def test_prefill_refuses_what_its_caches_cannot_hold(
         Decoder(windowed[0], batch=2).prefill(prompts, total)
 
 
+def test_a_step_beyond_the_announced_total_is_refused(decoder: Decoder) -> None:
+    decoder.prefill(random_texts(9, 3), total=10)
+    decoder.step([1, 1])
+    with pytest.raises(ValueError, match="told of 10 tokens at most"):
+        decoder.step([1, 1])
+
+
 class TestCompilation:
     """Graphs are compiled once a shape bucket."""
 

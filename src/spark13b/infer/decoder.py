@@ -26,6 +26,7 @@ class Decoder:
         self._batch = batch
         self._graphs: dict[int, tuple[_Prefill, _Step]] = {}  # by slots of the cache
         self._lengths = np.zeros(batch, np.int32)
+        self._total = 0
         self._step: _Step | None = None
 
     def prefill(self, prompts: Sequence[Sequence[int]], total: int) -> np.ndarray:
@@ -47,12 +48,14 @@ class Decoder:
         ids = np.zeros((self._batch, bucket(int(lengths.max()), self.config.seq_length)), np.int32)
         for row, prompt in zip(ids, prompts, strict=True):
             row[: len(prompt)] = prompt
-        self._lengths = lengths
+        self._lengths, self._total = lengths, total
         return prefill(Tensor(ids), Tensor(lengths)).asnumpy()
 
     def step(self, tokens: Sequence[int]) -> np.ndarray:
-        """Append one token to each sequence -> logits (B, V) float32 after it."""
+        """Append one token to each sequence -> logits (B, V) float32 after it. Raises ValueError beyond `total`."""
         assert self._step is not None, "prefill comes first"
+        if self._lengths.max() >= self._total:
+            raise ValueError(f"prefill was told of {self._total} tokens at most, the caches hold no more")
         logits = self._step(Tensor(np.asarray(tokens, np.int32)), Tensor(self._lengths)).asnumpy()
         self._lengths = self._lengths + np.int32(1)
         return logits
