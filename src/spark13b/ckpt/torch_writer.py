@@ -43,11 +43,8 @@ class TorchWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._file.close()
-        except OSError:
-            if error is None:  # after a full disk, closing fails once more
-                raise
+        self._archive.fp = None  # or, where an error came between, it would finish the file when it is collected
+        self._file.close()
 
     def add(self, info: TensorInfo, pieces: Iterable[memoryview]) -> None:
         """Append one tensor; `pieces` are its bytes."""

@@ -1,0 +1,150 @@
+"""`spark13b ckpt` as a person runs it: real processes, exit codes, what is said and where."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spark13b.ckpt import expected_shapes, open_checkpoint, write_checkpoint
+from spark13b.config import load_preset
+
+SPARK = [sys.executable, "-m", "spark13b"]
+PRESET = "cpu-tiny-sft"
+
+
+def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*SPARK, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shapes = expected_shapes(load_preset(PRESET).model)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def weights(tmp_path: Path, tensors: dict) -> Path:
+    write_checkpoint(tmp_path / "weights", tensors, member="rank_0/model.ckpt")
+    return tmp_path / "weights"
+
+
+def test_info_tells_parameters_formats_and_presets(weights: Path, tensors: dict) -> None:
+    said = run("ckpt", "info", weights).stdout
+    count = sum(array.size for array in tensors.values())
+    assert f"parameters: {count:,}" in said and "attention.q_proj.weight" in said and PRESET in said
+    summary = json.loads(run("ckpt", "info", weights, "--json").stdout)
+    assert summary["parameters"] == count and summary["format"] == "ckpt" and PRESET in summary["presets"]
+    assert [tensor["name"] for tensor in summary["tensors"]] == list(tensors)
+    assert summary["with_checksum"] == len(tensors)
+
+
+def test_a_round_trip_through_every_format_changes_no_bit(tmp_path: Path, weights: Path, tensors: dict) -> None:
+    run("ckpt", "convert", weights, tmp_path / "a.safetensors")
+    run("ckpt", "convert", tmp_path / "a.safetensors", tmp_path / "b.pt")
+    run("ckpt", "convert", tmp_path / "b.pt", tmp_path / "shards", "--to", "safetensors", "--shard-size", "1MB")
+    assert len(list((tmp_path / "shards").glob("model-*-of-*.safetensors"))) > 1
+    run("ckpt", "convert", tmp_path / "shards", tmp_path / "c.ckpt")
+    with open_checkpoint(tmp_path / "c.ckpt") as back:
+        assert all(back[name].tobytes() == array.tobytes() for name, array in tensors.items())
+    original = (weights / "rank_0" / "model.ckpt").read_bytes()
+    assert (tmp_path / "c.ckpt").read_bytes() == original
+
+
+def test_without_a_known_suffix_the_format_must_be_named(tmp_path: Path, weights: Path) -> None:
+    assert "--to ckpt|safetensors|torch" in run("ckpt", "convert", weights, tmp_path / "out", code=2).stderr
+    assert (
+        "is no size"
+        in run("ckpt", "convert", weights, tmp_path / "o", "--to", "torch", "--shard-size", "x", code=2).stderr
+    )
+
+
+def test_training_state_and_adapters_are_cut_off(tmp_path: Path, tensors: dict) -> None:
+    layer = "transformer.transformer.layers.0.attention.q_proj."
+    extra = {
+        f"{layer}mindpet_delta_lora_a": np.ones((3, 4), np.float32),
+        f"adam_m.{layer}mindpet_delta_lora_a": np.ones((3, 4), np.float32),
+        "global_step": np.array(5, np.int32),
+    }
+    write_checkpoint(tmp_path / "all.ckpt", tensors | extra)
+    said = run("ckpt", "convert", tmp_path / "all.ckpt", tmp_path / "w.ckpt", "--keep", "weights")
+    assert "left out: 1 LoRA adapters, 2 entries of training state" in said.stderr
+    run("ckpt", "convert", tmp_path / "all.ckpt", tmp_path / "l.ckpt", "--keep", "adapters")
+    with open_checkpoint(tmp_path / "w.ckpt") as kept, open_checkpoint(tmp_path / "l.ckpt") as adapters:
+        assert set(kept) == set(tensors) and list(adapters) == [f"{layer}mindpet_delta_lora_a"]
+    run("ckpt", "verify", tmp_path / "w.ckpt", "--preset", PRESET)
+
+
+def test_verify_ends_with_1_when_anything_is_wrong(tmp_path: Path, weights: Path, tensors: dict) -> None:
+    assert "sound" in run("ckpt", "verify", weights, "--preset", PRESET).stdout
+    file = weights / "rank_0" / "model.ckpt"
+    data = bytearray(file.read_bytes())
+    name = "transformer.transformer.layers.0.mlp.fc2.weight"
+    data[data.index(tensors[name].tobytes()) + 9] ^= 16
+    file.write_bytes(data)
+    said = json.loads(run("ckpt", "verify", weights, "--json", code=1).stdout)
+    assert not said["sound"] and f"tensor '{name}' does not match its checksum" in said["problems"][0]["what"]
+    said = run("ckpt", "verify", weights, "--preset", "800T-A2-infer", code=1).stdout
+    assert "does not fit the model" in said and "2 problems" in said
+    file.write_bytes(data[:-1000])
+    assert "truncated" in run("ckpt", "verify", weights, code=2).stderr
+
+
+def test_diff_ends_with_1_when_checkpoints_differ(tmp_path: Path, weights: Path, tensors: dict) -> None:
+    run("ckpt", "convert", weights, tmp_path / "same.safetensors")
+    assert f"equal: {len(tensors)} tensors" in run("ckpt", "diff", weights, tmp_path / "same.safetensors").stdout
+    run("ckpt", "convert", weights, tmp_path / "half.ckpt", "--dtype", "bfloat16")
+    said = json.loads(run("ckpt", "diff", weights, tmp_path / "half.ckpt", "--json", code=1).stdout)
+    assert not said["equal"] and all(0 < item["relative"] <= 2**-8 for item in said["differences"])
+    assert not [item for item in said["differences"] if "norm" in item["name"] or "embedding" in item["name"]]
+
+
+def test_slices_are_cut_and_cut_anew_and_joined(tmp_path: Path, weights: Path, tensors: dict) -> None:
+    run("ckpt", "split", weights, tmp_path / "s", "--data-parallel", 2, "--model-parallel", 2)
+    assert (tmp_path / "s" / "rank_3" / "model.ckpt").is_file()
+    assert json.loads((tmp_path / "s" / "spark13b-slices.json").read_text())["model_parallel"] == 2
+    run("ckpt", "split", tmp_path / "s", tmp_path / "t", "--data-parallel", 4, "--optimizer-shard")
+    run("ckpt", "merge", tmp_path / "t", tmp_path / "whole")
+    assert (tmp_path / "whole" / "rank_0" / "model.ckpt").read_bytes() == (
+        weights / "rank_0" / "model.ckpt"
+    ).read_bytes()
+    said = run("ckpt", "merge", weights, tmp_path / "x", code=2)
+    assert "--strategy FILE" in said.stderr
+    said = run("ckpt", "split", weights, tmp_path / "u", "--model-parallel", 7, code=2)
+    assert "does not divide" in said.stderr and not (tmp_path / "u").exists()
+
+
+def test_slices_of_mindspore_are_joined_with_their_strategy(tmp_path: Path) -> None:
+    whole = np.arange(24, dtype=np.float32).reshape(8, 3)
+    for rank in range(2):
+        write_checkpoint(tmp_path / f"run/rank_{rank}/a.ckpt", {"w": whole[4 * rank : 4 * rank + 4]})
+    layout = {"dev_matrix": [2], "tensor_map": [0, -1], "field": 0}
+    layout |= {"opt_weight_shard_size": 0, "opt_weight_shard_step": 0, "param_split_shape": [], "indices_offset": []}
+    strategy = {"parallel_strategy_item": {"n": {"stage": 0}}, "parallel_layout_item": {"w": layout}}
+    (tmp_path / "strategy.json").write_text(json.dumps(strategy))
+    run("ckpt", "merge", tmp_path / "run", tmp_path / "out.ckpt", "--strategy", tmp_path / "strategy.json")
+    with open_checkpoint(tmp_path / "out.ckpt") as merged:
+        assert np.array_equal(merged["w"], whole)
+
+
+@pytest.mark.parametrize("command", ["convert", "info", "verify", "diff", "split", "merge"])
+def test_every_help_page_ends_with_an_example(command: str) -> None:
+    assert f"Example: spark13b ckpt {command}" in " ".join(run("ckpt", command, "--help").stdout.split())
+
+
+def test_help_and_info_load_neither_mindspore_nor_torch(weights: Path) -> None:
+    code = (
+        "import sys; from spark13b.cli.main import run\n"
+        f"run(['ckpt', '--help']); run(['convert', 'dtype', '--help']); run(['ckpt', 'info', {str(weights)!r}])\n"
+        "sys.stderr.write(str([m for m in ('mindspore', 'torch') if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.endswith("[]")
