@@ -33,7 +33,7 @@ from spark13b.ckpt.torch_names import to_torch
 from spark13b.config import SparkConfig
 
 SPARK = [sys.executable, "-m", "spark13b"]
-SYNC_CP = "cp -r {source} {target} && sync -f {target}"
+SYNC_CP = "cp -a {source} {target} && sync -f {target}"
 
 
 @dataclass(frozen=True)

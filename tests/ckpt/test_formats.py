@@ -225,6 +225,8 @@ def test_folders_that_leave_a_choice_are_refused(tmp_path: Path, weights: Path) 
         open_checkpoint(folder)
     (folder / "rank_0" / "a.ckpt").write_bytes(weights.read_bytes())
     assert len(open_checkpoint(folder)) == 39
+    (folder / "optimizer.ckpt").write_bytes(b"not looked at")
+    assert len(open_checkpoint(folder)) == 39
     (folder / "rank_0" / "b.ckpt").write_bytes(weights.read_bytes())
     with pytest.raises(InputError, match=r"2 checkpoints: a\.ckpt, b\.ckpt"):
         open_checkpoint(folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from spark13b.ckpt import expected_shapes, open_checkpoint, write_checkpoint
+from spark13b.ckpt.torch_names import to_torch
 from spark13b.config import load_preset
 
 SPARK = [sys.executable, "-m", "spark13b"]
@@ -133,6 +136,30 @@ def test_slices_of_mindspore_are_joined_with_their_strategy(tmp_path: Path) -> N
     run("ckpt", "merge", tmp_path / "run", tmp_path / "out.ckpt", "--strategy", tmp_path / "strategy.json")
     with open_checkpoint(tmp_path / "out.ckpt") as merged:
         assert np.array_equal(merged["w"], whole)
+
+
+@pytest.mark.parametrize("page", ["checkpoints.md", "checkpoints.zh-CN.md"])
+def test_everything_the_page_shows_happens(page: str, tmp_path: Path, weights: Path) -> None:
+    with open_checkpoint(weights) as source:
+        write_checkpoint(tmp_path / "spark.pt", to_torch(source), "torch")
+    shutil.rmtree(weights)
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    shown = "".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
+    commands = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", shown, re.MULTILINE)
+    assert len(commands) == 12
+    for line, expected in commands:
+        words = line.split()
+        if words[0] == "spark13b":
+            words[:1] = SPARK
+        ran = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert without_speed(ran.stdout) == without_speed(expected), line
+    ((script, expected),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL)
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ran.stdout == expected
+
+
+def without_speed(text: str) -> str:
+    return re.sub(r"in \S+ \([\d.]+ \w+/s\)", "in TIME", text)
 
 
 @pytest.mark.parametrize("command", ["convert", "info", "verify", "diff", "split", "merge"])

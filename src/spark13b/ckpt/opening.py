@@ -59,20 +59,16 @@ def _open_folder(folder: Path) -> Checkpoint:
     indexes = sorted(folder.glob("*.index.json"))
     if len(indexes) == 1:
         return open_shards(indexes[0], open_file)
-    files = checkpoint_files(folder)
     ranks = rank_folders(folder)
-    if len(ranks) == 1 and not files:
+    if len(ranks) == 1:  # whatever lies beside it: a trainer's optimizer state does
         return _one_of(checkpoint_files(ranks[0]), ranks[0])
-    if ranks and files:
-        fix = "name the folder or file that is meant"
-        raise InputError(f"the folder holds both {ranks[0].name}/ and {files[0].name}", where=folder, fix=fix)
-    if len(ranks) > 1:
+    if ranks:
         raise InputError(
             f"the folder holds slices of {len(ranks)} ranks and nothing says how they were cut",
             where=folder,
             fix="join them with 'spark13b ckpt merge --strategy', or name the one file that is complete",
         )
-    return _one_of(files, folder)
+    return _one_of(checkpoint_files(folder), folder)
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

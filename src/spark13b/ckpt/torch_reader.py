@@ -95,16 +95,22 @@ def _zip(file: BinaryIO, path: Path) -> tuple[Any, dict[str, _Extent], dict[str,
     root = index.removesuffix("data.pkl")
     _check_byte_order(file, records, root, path)
     extents = {
-        name.removeprefix(f"{root}data/"): _Extent(
-            _data_offset(file, record, path), record.file_size, record.CRC or None
-        )
+        name.removeprefix(f"{root}data/"): _extent(file, record, path)
         for name, record in records.items()
         if name.startswith(f"{root}data/")
     }
-    metadata = {}
-    if root + METADATA_RECORD in records:
-        metadata = json.loads(_record(file, records[root + METADATA_RECORD], path))
+    metadata = _metadata(file, records.get(root + METADATA_RECORD), path)
     return read_pickle(BytesIO(_record(file, records[index], path)), path), extents, metadata
+
+
+def _metadata(file: BinaryIO, record: zipfile.ZipInfo | None, path: Path) -> dict[str, str]:
+    """The strings that our writer put beside the tensors."""
+    try:
+        return (
+            {str(name): str(text) for name, text in json.loads(_record(file, record, path)).items()} if record else {}
+        )
+    except (ValueError, AttributeError):  # somebody else's record of that name
+        return {}
 
 
 def _extent(file: BinaryIO, record: zipfile.ZipInfo, path: Path) -> _Extent:

@@ -12,8 +12,8 @@ from spark13b.cli import options
 from spark13b.cli.convert import AllowOverflow, EmbedBf16, LayernormBf16, Source, Target, report
 
 if TYPE_CHECKING:
-    from spark13b.model.names import Kind
     from spark13b.ckpt.tensors import Checkpoint
+    from spark13b.model.names import Kind
 
 app = typer.Typer(
     add_completion=False,
