@@ -197,17 +197,12 @@ def _join(
     whole.unlink()
 
 
-class _as_input_error:  # used like a function
+@contextmanager
+def _as_input_error(strategy: Path) -> Iterator[None]:
     """MindSpore's complaints about strategies and slices as InputError."""
-
-    def __init__(self, strategy: Path) -> None:
-        self._strategy = strategy
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (ValueError, TypeError, KeyError, RuntimeError, NotADirectoryError, AttributeError)):
-            what = f"MindSpore cannot join the slices: {str(error).strip() or type(error).__name__}"
-            fix = "the strategy files must be those of the run that wrote the slices"
-            raise InputError(what, where=self._strategy, fix=fix) from error
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        what = f"MindSpore cannot join the slices: {str(error).strip() or type(error).__name__}"
+        fix = "the strategy files must be those of the run that wrote the slices"
+        raise InputError(what, where=strategy, fix=fix) from error
