@@ -56,8 +56,8 @@ class SparkForCausalLM(nn.Cell):
             set_parameter(parameter, np.asarray(arrays[name]))
 
     def state(self) -> dict[str, np.ndarray]:
-        """Full name -> array of the weights."""
-        return {name: parameter.asnumpy() for name, parameter in self.weights().items()}
+        """Full name -> array of the weights, a copy: on a CPU MindSpore's own arrays change with later steps."""
+        return {name: parameter.asnumpy().copy() for name, parameter in self.weights().items()}
 
     def logits(self, input_ids: Any) -> np.ndarray:
         """(B, T) ints -> (B, T, V) float32."""
