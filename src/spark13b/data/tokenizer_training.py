@@ -160,6 +160,7 @@ def _run_sentencepiece(folder: Path, vocab_size: int, meter: Meter, log: Callabl
         "hard_vocab_limit": False,
         "character_coverage": 1.0,
         "byte_fallback": True,
+        "split_digits": True,  # 12 is read as 1 and 2, so that numbers never seen can be
         "normalization_rule_name": "identity",
         "user_defined_symbols": _SYMBOLS,
         "num_threads": 16,  # sums are taken by thread: their number, not that of the cores, decides the result
