@@ -41,3 +41,11 @@ def golden_model(golden_weights: dict[str, np.ndarray]) -> Any:
     model = SparkForCausalLM(golden_config(), seed=None)
     model.load_state(golden_weights)
     return model
+
+
+@pytest.fixture(scope="session")
+def golden_gradients(golden_model: Any) -> Any:
+    """Loss and gradients of `golden_model`, compiled once: a function of ids (B, T+1) and the mask of the targets."""
+    from model.compiled import loss_and_gradients
+
+    return loss_and_gradients(golden_model)

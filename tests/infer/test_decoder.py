@@ -81,12 +81,12 @@ class TestDecodeEqualsTheFullForwardPass:
 
 
 def test_decode_equals_the_full_forward_pass_with_window_1() -> None:
-    model, twin = small_model(window=1, context=32)
+    model, twin = small_model(window=1, context=32, num_layers=1)
     check_growth(Decoder(model, batch=2), twin, random_texts(12, 15), [1, 4])
 
 
 def test_a_cache_of_fewer_slots_than_the_window_serves_a_text_that_stays_short() -> None:
-    model, twin = small_model(window=64, context=64)
+    model, twin = small_model(window=64, context=64, num_layers=1)
     decoder = Decoder(model, batch=2)
     check_growth(decoder, twin, random_texts(13, 16), [1, 4])
     assert [cache.slots for cache in caches(decoder)] == [16]
@@ -149,6 +149,10 @@ def test_a_step_beyond_the_announced_total_is_refused(decoder: Decoder) -> None:
 class TestCompilation:
     """Graphs are compiled once a shape bucket."""
 
+    @pytest.fixture(scope="class")
+    def model(self) -> SparkForCausalLM:
+        return small_model(window=8, context=64, num_layers=1)[0]
+
     @pytest.fixture
     def compilations(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         from mindspore.common import api
@@ -167,9 +171,9 @@ class TestCompilation:
         yield names
 
     def test_prompts_of_all_lengths_within_a_bucket_share_one_prefill_and_one_step(
-        self, compilations: list[str], windowed: Pair
+        self, compilations: list[str], model: SparkForCausalLM
     ) -> None:
-        decoder = Decoder(windowed[0])
+        decoder = Decoder(model)
         for length in (1, 2, 9, 15, 16):
             decoder.prefill(random_texts(length), total=20 + length)
             decoder.step([1])
@@ -180,10 +184,10 @@ class TestCompilation:
         assert compilations == ["_Prefill", "_Step", "_Prefill"]
 
     def test_logits_of_all_lengths_within_a_bucket_share_one_graph(
-        self, compilations: list[str], windowed: Pair
+        self, compilations: list[str], model: SparkForCausalLM
     ) -> None:
         for length in (3, 16, 1):
-            windowed[0].logits(np.ones((1, length), np.int32))
+            model.logits(np.ones((1, length), np.int32))
         assert compilations == ["_Logits"]
 
 

@@ -30,17 +30,8 @@ def small_config(window: int, **changes: Any) -> SparkConfig:
     return SparkConfig(**(shape | changes))
 
 
-@pytest.mark.parametrize(
-    ("window", "batch", "tokens", "block"),
-    [
-        pytest.param(1, 3, 13, None, id="window 1, whole"),
-        pytest.param(7, 1, 23, None, id="window 7, whole"),
-        pytest.param(16, 3, 21, None, id="window 16, whole"),
-        pytest.param(23, 1, 23, None, id="window T, whole"),
-        pytest.param(7, 3, 23, 9, id="window 7, blocks of 9"),
-    ],
-)
-def test_loss_and_gradients_equal_numpy(window: int, batch: int, tokens: int, block: int | None) -> None:
+@pytest.mark.parametrize(("window", "batch", "tokens"), [(1, 3, 13), (7, 1, 23), (16, 3, 21), (23, 1, 23)])
+def test_loss_and_gradients_equal_numpy(window: int, batch: int, tokens: int) -> None:
     config = small_config(window)
     weights = random_weights(config, seed=window)
     rng = np.random.default_rng(tokens)
@@ -48,7 +39,7 @@ def test_loss_and_gradients_equal_numpy(window: int, batch: int, tokens: int, bl
     ids = rng.integers(0, 37, (batch, tokens + 1)) * rng.integers(0, 2, (batch, tokens + 1))
     mask = rng.integers(0, 2, (batch, tokens)).astype(float)
     expected, slopes = NumpyModel(config, weights).gradients(ids, mask)
-    loss, gradients = loss_and_gradients(make_model(config, weights, block))(ids, mask)
+    loss, gradients = loss_and_gradients(make_model(config, weights))(ids, mask)
     assert loss == pytest.approx(expected, rel=1e-5)
     assert gradients.keys() == slopes.keys()
     # k_proj.bias moves all scores of a row alike with window T and less near the start: its gradient is all but zero
@@ -102,9 +93,7 @@ def random_inputs(batch: int, tokens: int, spread: float = 2.0) -> list[Array]:
         pytest.param(2, 1, 5, 1, id="blocks of one query"),
         pytest.param(7, 2, 23, 5, id="window and length no multiples of the block"),
         pytest.param(10, 3, 20, 5, id="window and length multiples of the block"),
-        pytest.param(16, 3, 21, 9, id="window reaches back into the second block"),
-        pytest.param(21, 1, 21, 6, id="window T"),
-        pytest.param(99, 2, 11, 4, id="window beyond T"),
+        pytest.param(99, 3, 14, 5, id="window beyond T"),
         pytest.param(7, 1, 5, 16, id="block longer than the text"),
     ],
 )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor
 
-from model.compiled import loss_and_gradients
+from model.compiled import Gradients
 from spark13b.config.sections import OptimizerConfig
 from spark13b.model import SparkForCausalLM
 from spark13b.model.names import expected_shapes
@@ -34,10 +34,12 @@ class TestGolden:
     """
 
     @pytest.fixture(scope="class")
-    def losses(self, golden: Golden, golden_model: SparkForCausalLM, golden_weights: Golden) -> Iterator[list[float]]:
+    def losses(
+        self, golden: Golden, golden_model: SparkForCausalLM, golden_weights: Golden, golden_gradients: Gradients
+    ) -> Iterator[list[float]]:
         """The loss before and after each update; the model keeps the last weights until the class is through."""
         ids, mask = golden["w32/ids"], golden["w32/loss_mask"]
-        _, gradients = loss_and_gradients(golden_model)(ids, mask[:, :-1])
+        _, gradients = golden_gradients(ids, mask[:, :-1])
         config = OptimizerConfig(weight_decay=0.1, clip_norm=None)
         optimizer = AdamW(list(golden_model.weights().values()), config)
         fed = tuple(Tensor(gradient) for gradient in gradients.values())
