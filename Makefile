@@ -18,6 +18,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 
+# Torch's files are read and written by the tests where torch is there. It is large, so only CI asks for it by itself.
+$(VENV)/.installed-torch: $(VENV)/.installed-dev
+	@$(PIP_INSTALL) --editable '.[torch]'
+	@touch $@
+
 $(VENV)/.installed-bench: $(VENV)/.installed
 	@$(PIP_INSTALL) --editable '.[bench]'
 	@touch $@
@@ -25,7 +30,7 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 demo: $(VENV)/.installed
 	@$(BIN)/spark13b demo
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev $(if $(CI),$(VENV)/.installed-torch)
 	@$(BIN)/pytest
 
 lint: $(VENV)/.installed-dev

@@ -105,9 +105,10 @@ def train(job: Job, progress: Progress = SILENT) -> Result:
     plan = check(job)
     check_start(job)
     run = RunFolder(job.output)
+    training = _Training(job, run, plan, progress)  # reads the weights: nothing is written before they fit
     if not job.resume:
         _prepare(job, run)
-    return _Training(job, run, plan, progress).run()
+    return training.run()
 
 
 def _prepare(job: Job, run: RunFolder) -> None:
