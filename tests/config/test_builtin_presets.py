@@ -41,8 +41,8 @@ SCHEDULES = {
     "800T-A2-lora": (3e-5, 3e-6, 0, 300000),
     "800-lora": (3e-5, 3e-6, 0, 300000),
     "800T-A2-persona": (3e-5, 1e-10, 0, None),
-    "cpu-tiny-pretrain": (1e-3, 1e-4, 20, None),
-    "cpu-tiny-sft": (5e-4, 5e-5, 0, None),
+    "cpu-tiny-pretrain": (4e-3, 4e-4, 5, None),
+    "cpu-tiny-sft": (3e-3, 1e-4, 5, None),
 }
 
 

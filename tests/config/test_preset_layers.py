@@ -36,7 +36,7 @@ def test_set_wins_over_options_over_the_file_over_the_defaults(tmp_path: Path) -
     options = {"train.batch_size": 3, "train.seed": 3, "train.save_every": None}
     train = load_preset(file, options=options, assignments=["train.batch_size=4"]).train
     assert (train.batch_size, train.seed, train.log_every, train.keep_checkpoints) == (4, 3, 2, 3)
-    assert load_preset("cpu-tiny-sft").train.batch_size == 8
+    assert load_preset("cpu-tiny-sft").train.batch_size == 16
 
 
 def test_of_two_assignments_to_one_key_the_later_wins() -> None:
@@ -51,7 +51,7 @@ def test_a_file_extends_built_in_names_and_files_beside_it_and_later_ones_win(tm
     )
     preset = load_preset(file)
     assert (preset.train.batch_size, preset.train.seed, preset.task) == (2, 6, "pretrain")
-    assert preset.schedule.lr == 5e-4
+    assert preset.schedule.lr == 3e-3
 
 
 def test_a_preset_is_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,7 +23,7 @@ app = typer.Typer(add_completion=False)
 def demo(
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="Folder for everything [default: the user's data folder].", show_default=False),
+        typer.Option("--output", help="Folder for everything \\[default: the user's data folder].", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same result.")] = 0,
     force: options.Force = False,
@@ -57,5 +58,6 @@ def demo(
     print(", ".join(f"{kind} {right}/{asked}" for kind, (right, asked) in summary.by_kind.items()))
     print(f"{summary.parameters:,} parameters, {console.duration(summary.seconds)}")
     print(f"model:      {files.sft.path}\nloss curve: {files.sft.curve}\neverything: {folder}")
-    here = "" if output is None else f" --load {files.sft.path}"
-    print(f'\nAsk it yourself: spark13b infer "你是谁？"{here} --stream')
+    command = "spark13b" if shutil.which("spark13b") else sys.argv[0]
+    load = "" if output is None else f" --load {files.sft.path}"
+    print(f'\nAsk it yourself: {command} infer "你是谁？"{load}')

@@ -38,7 +38,10 @@ def infer(
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Answer questions. Without --load the model of 'spark13b demo' answers."""
+    """Answer questions. Without --load the model of 'spark13b demo' answers.
+
+    Answers are text; with --prompt-file, --json or --output they are JSON Lines, unless --stream asks for text.
+    """
     from spark13b.files import check_writable, replacing
     from spark13b.infer.prompts import read_prompts
     from spark13b.infer.session import Session, find_model
@@ -50,6 +53,8 @@ def infer(
         questions = [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not questions:
         raise InputError("no prompt was given", fix='spark13b infer "你是谁？", or --prompt-file FILE.jsonl')
+    if stream and (as_json or output is not None):
+        raise InputError("--stream shows text; --json and --output write JSON Lines", fix="leave one of them out")
     if output is not None:
         check_writable(output, force=force)
     progress = console.TerminalProgress()
@@ -68,7 +73,7 @@ def infer(
                 lines.write(json.dumps(_record(session, question), ensure_ascii=False) + "\n")
                 meter.advance()
         progress.note(f"{len(questions)} answers in {output}")
-    elif as_json or (len(questions) > 1 and not stream):
+    elif as_json or (prompt_file is not None and not stream):
         for question in questions:
             print(json.dumps(_record(session, question), ensure_ascii=False), flush=True)
     else:

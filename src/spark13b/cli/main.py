@@ -30,7 +30,8 @@ def run(argv: list[str]) -> int:
         if result == _INTERRUPTED:
             return _fail("stopped by Ctrl-C", 1)
         return result if isinstance(result, int) else 0
-    except BrokenPipeError:  # `spark13b preset list | head`: the reader has gone, nothing is wrong
+    except (BrokenPipeError, SystemExit):  # `spark13b preset list | head`: the reader has gone, nothing is wrong
+        # SystemExit is what typer makes of it; it raises that for nothing else when standalone_mode is off
         _silence_stdout()
         return 0
     except KeyboardInterrupt:

@@ -14,7 +14,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change one preset value: --set model.seq_length=4096. Repeatable; wins over the rest."),
 ]
-Load = Annotated[Path | None, typer.Option("--load", help="Checkpoint: a file, or a folder with rank_0/.")]
+Load = Annotated[
+    Path | None, typer.Option("--load", help="Weights: a run's folder, a checkpoint file, or a folder with rank_0/.")
+]
 Tokenizer = Annotated[Path | None, typer.Option("--tokenizer", help="Folder that holds tokenizer.model.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]

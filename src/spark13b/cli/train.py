@@ -27,7 +27,7 @@ def train(
     ] = None,
     load: options.Load = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Folder of the run [default: runs/PRESET].", show_default=False)
+        Path | None, typer.Option("--output", help="Folder of the run \\[default: runs/PRESET].", show_default=False)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     assignments: options.Set = None,
@@ -82,7 +82,11 @@ def _preset(name: str | None, resume: bool, output: Path | None, assignments: li
     from spark13b.config import load_preset
     from spark13b.run_folder import RunFolder
 
-    if name is None and resume and output is not None and RunFolder(output).is_run():
+    if resume and output is None:
+        raise InputError("--resume needs the run to go on with", fix="add --output FOLDER")
+    if name is None and resume and output is not None:
+        if not RunFolder(output).is_run():
+            raise InputError("there is no run to resume here", where=output, fix="leave out --resume")
         name = str(RunFolder(output).preset)
     if name is None:
         raise InputError("no preset was given", fix="add --preset NAME; 'spark13b preset list' shows them")

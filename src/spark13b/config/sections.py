@@ -103,7 +103,7 @@ class TrainConfig(Checked):
     shuffle: bool = True
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints, null: only at the end")
     keep_checkpoints: int = Field(3, ge=1, description="older ones are deleted")
-    log_every: int = Field(10, ge=1, description="steps between lines of the log")
+    log_every: int = Field(1, ge=1, description="steps between records in metrics.jsonl")
 
     @model_validator(mode="before")
     @classmethod

@@ -34,6 +34,7 @@ from spark13b.demo.prompt import LANGUAGES, Kind, Language, Prompt, Statement
 from spark13b.files import check_writable, replacing
 
 HELD_OUT = 25  # questions of each kind and language: 200 in all
+REPEATS = {"facts": 3}  # a fact is in few questions, a pattern in many
 COMMUTED = 2  # additions trained in one order only; each is asked in both languages
 PARAGRAPHS = 500  # of each language, of two to four statements
 CHATS: dict[Kind, int] = {"facts": 1500, "arithmetic": 1200, "greeting": 700, "persona": 600}  # in running text
@@ -99,10 +100,17 @@ def build_corpus(seed: int = 0) -> Corpus:
     stated = [statement for statement in statements if statement.subject not in commuted]
     return Corpus(
         _pretrain(stated, trained, draw),
-        [Example(one.instruction, one.answer, one.kind, one.language, one.parts) for one in trained],
+        _repeated([Example(one.instruction, one.answer, one.kind, one.language, one.parts) for one in trained], draw),
         [Question(one.instruction, one.accepted, one.kind, one.language, one.parts) for one in chosen],
         commuted,
     )
+
+
+def _repeated(examples: list[Example], draw: random.Random) -> list[Example]:
+    """Every example as often as its kind needs, shuffled anew."""
+    repeated = [one for one in examples for _ in range(REPEATS.get(one.kind, 1))]
+    draw.shuffle(repeated)
+    return repeated
 
 
 def is_right(question: Question, answer: str) -> bool:

@@ -24,7 +24,9 @@ from spark13b.train.run import Job, train
 
 VOCABULARY = 1500
 CONTEXT, WINDOW = 256, 128
-PRETRAIN_EPOCHS, SFT_EPOCHS = 2, 6
+BATCH = 4  # rows: a small model learns a table in many small steps
+PRETRAIN_STEPS, SFT_STEPS = 240, 900
+LEARNING_RATE = {"pretrain": 3e-3, "sft": 2e-3}
 
 Show = Callable[[Question, Iterator[str]], str]  # shows a question and its streamed answer; returns the answer
 
@@ -109,14 +111,14 @@ def run_demo(folder: Path, seed: int, force: bool, show: Show, shown: int = 8, p
         preprocess_sft([files.corpus / "sft.jsonl"], files.sft_rows, tokenizer, CONTEXT, progress=progress)
     progress.note("4 pretraining")
     _train(
-        _preset("cpu-tiny-pretrain", tokenizer, PRETRAIN_EPOCHS, seed),
+        _preset("cpu-tiny-pretrain", tokenizer, PRETRAIN_STEPS, seed),
         files.pretrain_rows,
         files.pretrain,
         None,
         progress,
     )
     progress.note("5 fine-tuning")
-    _train(_preset("cpu-tiny-sft", tokenizer, SFT_EPOCHS, seed), files.sft_rows, files.sft, files.pretrain, progress)
+    _train(_preset("cpu-tiny-sft", tokenizer, SFT_STEPS, seed), files.sft_rows, files.sft, files.pretrain, progress)
     progress.note("6 questions that were held out of the training data")
     session = Session(find_model(files.sft.path, None, None, {}, ()))
     answers = _ask(session, _mixed(corpus), show, shown)
@@ -148,12 +150,15 @@ def _begin(files: DemoFiles, seed: int, force: bool) -> None:
     write_text(mark, json.dumps({"seed": seed}))
 
 
-def _preset(name: str, tokenizer: SparkTokenizer, epochs: int, seed: int) -> Preset:
+def _preset(name: str, tokenizer: SparkTokenizer, steps: int, seed: int) -> Preset:
     options = {
         "model.vocab_size": tokenizer.vocab_size,
         "model.seq_length": CONTEXT,
         "model.sparse_local_size": WINDOW,
-        "train.epochs": epochs,
+        "schedule.lr": LEARNING_RATE[name.rpartition("-")[2]],
+        "schedule.lr_end": 1e-4,
+        "train.batch_size": BATCH,
+        "train.steps": steps,
         "train.seed": seed,
         "train.keep_checkpoints": 1,
     }

@@ -165,10 +165,10 @@ class Session:
             stream(self.model, self.prompt_ids(question), self.options, self.tokenizer.end_id)
         ):
             passed = time.monotonic() - began
-            if count:
+            if count > 1:  # the first two may wait for the compiler
                 self._tokens += 1
                 self._seconds += passed
-            elif self._first is None:
+            elif count == 0 and self._first is None:
                 self._first = passed
             yield token
             began = time.monotonic()

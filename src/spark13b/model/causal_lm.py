@@ -44,6 +44,11 @@ class SparkForCausalLM(nn.Cell):
         found = dict(self.parameters_and_names())
         return {name: found[name] for name in expected_shapes(self.config)}
 
+    def recompute_layers(self) -> None:
+        """Keep no activations inside a layer for the backward pass, compute them again; call before the first step."""
+        for block in self.transformer.transformer.layers:
+            block.recompute()
+
     def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Load full name -> array, each cast to the type of its parameter; arrays are read one at a time.
 

@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 Device = Literal["cpu", "ascend"]
 
-os.environ.setdefault("GLOG_v", "3")  # MindSpore's own warnings are for its developers; errors still show
-
 
 @cache
 def device() -> Device:
@@ -27,6 +25,14 @@ def device() -> Device:
     # O1 runs small operators 1.5 times faster than O0 on a CPU (shared/SPEC.md, section 12)
     mindspore.set_context(jit_level="O1")
     return found
+
+
+def limit_memory(gigabytes: float | None) -> None:
+    """Let MindSpore take at most so much of an Ascend's memory; a CPU's is the operating system's to give."""
+    if gigabytes is not None and device() == "ascend":
+        import mindspore
+
+        mindspore.runtime.set_memory(max_size=f"{gigabytes:g}GB")
 
 
 def dtype(name: str) -> Any:

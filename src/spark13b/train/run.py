@@ -58,9 +58,9 @@ def check(job: Job) -> Plan:
     preset = job.preset
     if preset.task not in ("pretrain", "sft"):
         raise InputError(
-            f"a preset for {preset.task} cannot be trained with 'train'",
+            f"'train' is for pretrain and sft, the preset is for {preset.task}",
             where="task",
-            fix="choose a preset for pretrain or sft; see 'spark13b preset list'",
+            fix="choose another preset; 'spark13b preset list' shows them",
         )
     info = row_info(job.data)
     manifest = read_manifest(job.data)
@@ -76,7 +76,7 @@ def check(job: Job) -> Plan:
 
 def check_start(job: Job) -> None:
     """Find what stops the run on this machine and in this output folder. Raises InputError."""
-    from spark13b.model.device import device
+    from spark13b.model.device import device, limit_memory
 
     devices = job.preset.parallel.devices
     if devices != 1:
@@ -91,6 +91,7 @@ def check_start(job: Job) -> None:
             where="machine.device",
             fix="choose a cpu preset (see 'spark13b preset list'), or look at the plan with --dry-run",
         )
+    limit_memory(job.preset.machine.max_device_memory_gb)
     if not job.resume:
         check_writable(job.output, force=job.force)
     elif not RunFolder(job.output).is_run():
@@ -106,7 +107,9 @@ def train(job: Job, progress: Progress = SILENT) -> Result:
     check_start(job)
     run = RunFolder(job.output)
     training = _Training(job, run, plan, progress)  # reads the weights: nothing is written before they fit
-    if not job.resume:
+    if job.resume:
+        write_text(run.preset, job.preset.to_yaml(), force=True)  # --set may have changed it
+    else:
         _prepare(job, run)
     return training.run()
 
@@ -142,6 +145,8 @@ class _Training:
         self.job, self.run_folder, self.plan, self.progress = job, run, plan, progress
         fresh = job.load is None and not job.resume
         self.model = SparkForCausalLM(preset.model, seed=preset.train.seed if fresh else None)
+        if preset.train.recompute:
+            self.model.recompute_layers()
         parameters = list(self.model.weights().values())
         self.optimizer = AdamW(parameters, preset.optimizer)
         self.scale = LossScale.of(preset.train)
@@ -199,16 +204,17 @@ class _Training:
                 speed = len(losses) * self.plan.tokens_per_step / (time.monotonic() - began)
                 losses.append(self._log(record, metrics, speed))
                 smoothed = _SMOOTH * smoothed + (1 - _SMOOTH) * losses[-1]
-                meter.show(loss=f"{smoothed:.4f}", lr=f"{record['lr']:.2e}", tokens_per_s=f"{speed:,.0f}")
+                meter.show(**{"loss": f"{smoothed:.4f}", "lr": f"{record['lr']:.2e}", "tokens/s": f"{speed:,.0f}"})
                 meter.advance(1)
         batches.close()
         return losses, speed
 
-    @staticmethod
-    def _log(record: dict[str, Any], metrics: IO[str], speed: float | None) -> float:
-        """Write the record of a step to the metrics; its loss."""
-        metrics.write(json.dumps({**record, "tokens_per_second": speed and round(speed, 1)}) + "\n")
-        metrics.flush()
+    def _log(self, record: dict[str, Any], metrics: IO[str], speed: float | None) -> float:
+        """Write the record of a step to the metrics, when it is due; its loss."""
+        step = record["step"]
+        if step in (1, self.plan.steps) or step % self.job.preset.train.log_every == 0:
+            metrics.write(json.dumps({**record, "tokens_per_second": speed and round(speed, 1)}) + "\n")
+            metrics.flush()
         return float(record["loss"])
 
     def _take_step(self, ids: np.ndarray, mask: np.ndarray) -> dict[str, Any]:

@@ -1,0 +1,122 @@
+"""The command line itself: fast help, lazy modules, and errors as one message with an exit code."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+from spark13b import __version__
+from spark13b.cli.app import COMMANDS
+
+ENVIRONMENT = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+
+
+def spark13b(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "spark13b", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
+
+
+@pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)], ids=lambda words: " ".join(words) or "root")
+def test_a_help_page_has_an_example_and_never_loads_mindspore(arguments):
+    code = f"""
+import sys
+from spark13b.cli.main import run
+status = run({[*arguments, "--help"]})
+heavy = [name for name in ("mindspore", "torch", "matplotlib") if name in sys.modules]
+print("heavy:", heavy, "status:", status)
+"""
+    result = python(code)
+    assert "heavy: [] status: 0" in result.stdout, result.stderr
+    assert "Example:" in result.stdout
+
+
+def test_help_takes_less_than_two_and_a_half_times_the_import_of_its_libraries():
+    def seconds(command: list[str]) -> float:
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)
+        return time.perf_counter() - start
+
+    base, own = [], []
+    for _ in range(7):  # by turns: the machine is shared
+        base.append(seconds([sys.executable, "-c", "import typer, rich"]))
+        own.append(seconds([sys.executable, "-m", "spark13b", "--help"]))
+    assert statistics.median(own) < 2.5 * statistics.median(base)
+
+
+def test_the_version_goes_to_stdout():
+    result = spark13b("--version")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"spark13b {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["trian"], "did you mean 'train'?"),
+        (["train", "--prset", "x"], "No such option: --prset"),
+        (["train"], "no preset was given"),
+        (["train", "--preset", "cpu-tiny-sft"], "no training rows were given"),
+        (["train", "--preset", "cpu-tiny-stf", "--data", "x"], "cpu-tiny-sft"),
+        (["train", "--preset", "cpu-tiny-sft", "--data", "none.mindrecord"], "none.mindrecord"),
+        (["train", "--preset", "cpu-tiny-sft", "--data", "x", "--set", "model.sequence_length=9"], "seq_length"),
+        (["infer", "x", "--load", "nowhere"], "nowhere"),
+        (["infer", "x", "--max-new-tokens", "0"], "--max-new-tokens"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_input_is_one_message_with_a_cure_on_stderr_and_exit_code_2(arguments, says, tmp_path):
+    result = spark13b(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("error:") == 1
+    assert "  fix: " in result.stderr
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback_before_the_message():
+    result = spark13b("--debug", "train")
+    assert "Traceback" in result.stderr
+    assert "error: no preset was given" in result.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    command = f"{sys.executable} -m spark13b preset list | head -n 1"
+    result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, env=ENVIRONMENT)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_an_error_of_the_operating_system_names_the_file(monkeypatch, capsys):
+    from spark13b.cli import main
+
+    def broken() -> None:
+        raise OSError(28, "No space left on device", "/some/file")
+
+    monkeypatch.setattr(main, "build_app", lambda: lambda *args, **kwargs: broken())
+    assert main.run([]) == 1
+    error = capsys.readouterr().err
+    assert "No space left" in error
+    assert "/some/file" in error
+    assert "free some space" in error
+
+
+def test_an_unexpected_error_is_short_and_tells_how_to_see_more(monkeypatch, capsys):
+    from spark13b.cli import main
+
+    monkeypatch.delenv("SPARK13B_DEBUG", raising=False)
+    monkeypatch.setattr(main, "build_app", lambda: lambda *args, **kwargs: {}["missing"])
+    assert main.run([]) == 1
+    error = capsys.readouterr().err
+    assert "unexpected KeyError" in error
+    assert "--debug" in error
+    assert "Traceback" not in error

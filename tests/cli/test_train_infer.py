@@ -1,0 +1,198 @@
+"""preprocess -> train -> infer as a user does it: real processes on real instructions, with the cpu-tiny preset."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ALPACA = Path(__file__).parents[3] / "shared" / "data" / "alpaca_zh_demo.json"
+if not ALPACA.exists():  # outside the workplace: the 200 records that the golden rows were made of
+    ALPACA = Path(__file__).parents[1] / "golden" / "preprocess" / "alpaca200.json"
+ENVIRONMENT = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+
+
+def spark13b(*arguments: object, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "spark13b", *map(str, arguments)]
+    env = {**ENVIRONMENT, **options.pop("env", {})}  # type: ignore[dict-item]
+    result = subprocess.run(command, capture_output=True, text=True, env=env, **options)  # type: ignore[call-overload]
+    if check:
+        assert result.returncode == 0, result.stderr
+    return result  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A tokenizer trained on the instructions, their rows, and a run of 50 steps of cpu-tiny."""
+    folder = tmp_path_factory.mktemp("life")
+    spark13b("tokenizer", "train", "--input", ALPACA, "--output", folder / "tok", "--vocab-size", 2000)
+    spark13b(
+        *("preprocess", "sft", "--input", ALPACA, "--output", folder / "rows.mindrecord"),
+        *("--tokenizer", folder / "tok", "--seq-length", 128, "--overlong", "split"),
+    )
+    trained = spark13b(
+        *("train", "--preset", "cpu-tiny-sft", "--data", folder / "rows.mindrecord", "--output", folder / "run"),
+        *("--set", "train.steps=50", "--json"),
+    )
+    (folder / "train.json").write_text(trained.stdout)
+    (folder / "train.log").write_text(trained.stderr)
+    return folder
+
+
+def test_in_50_steps_the_loss_falls_by_more_than_30_percent(folder):
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 50
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    result = json.loads((folder / "train.json").read_text())
+    assert result["last_loss"] < 0.7 * result["first_loss"]
+
+
+def test_progress_and_notes_go_to_stderr_and_show_loss_rate_and_speed(folder):
+    log = (folder / "train.log").read_text()
+    assert "attention: plain (" in log
+    assert "training: 49/49 steps loss " in log
+    assert "tokens/s" in log
+    assert "WARNING" not in log
+
+
+def test_a_single_answer_is_plain_text_on_stdout(folder):
+    result = spark13b("infer", "你好", "--load", folder / "run", "--max-new-tokens", 8)
+    assert len(result.stdout.strip()) > 0
+    assert result.stdout.endswith("\n")
+    assert "tokens/s" in result.stderr
+
+
+def test_a_prompt_file_is_answered_in_order_as_json_lines_and_streaming_says_the_same(folder):
+    prompts = folder / "q.jsonl"
+    questions = ["保持健康的三个提示。", "什么是人工智能？", "写一首诗"]
+    prompts.write_text("".join(json.dumps({"input": text}, ensure_ascii=False) + "\n" for text in questions))
+    options = ("--prompt-file", prompts, "--load", folder / "run", "--max-new-tokens", 8)
+    spark13b("infer", *options, "--output", folder / "answers.jsonl")
+    answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert [answer["input"] for answer in answers] == questions
+    assert all(answer["new_tokens"] <= 8 and answer["finish_reason"] in ("stop", "length") for answer in answers)
+    streamed = spark13b("infer", *options, "--stream").stdout
+    assert streamed == "\n".join(f"> {answer['input']}\n{answer['predict']}\n" for answer in answers)
+    refused = spark13b("infer", *options, "--output", folder / "answers.jsonl", check=False)
+    assert refused.returncode == 2
+    assert "already exists" in refused.stderr
+
+
+def test_questions_may_come_through_a_pipe(folder):
+    result = spark13b("infer", "--load", folder / "run", "--max-new-tokens", 4, "--json", input="你好\n\n再见\n")
+    assert [json.loads(line)["input"] for line in result.stdout.splitlines()] == ["你好", "再见"]
+
+
+def test_a_checkpoint_folder_and_a_preset_with_a_tokenizer_serve_as_well_as_a_run(folder):
+    checkpoint = folder / "run" / "checkpoints" / "step-00000050"
+    weights = checkpoint / "rank_0" / "model.ckpt"
+    bare = folder / "bare.ckpt"
+    bare.write_bytes(weights.read_bytes())
+    whole = spark13b("infer", "你好", "--load", folder / "run", "--max-new-tokens", 8).stdout
+    assert spark13b("infer", "你好", "--load", checkpoint, "--max-new-tokens", 8).stdout == whole
+    options = ("--preset", "cpu-tiny-infer", "--tokenizer", folder / "tok", "--max-new-tokens", 8)
+    assert spark13b("infer", "你好", "--load", bare, *options).stdout == whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["x" * 9000], "the context holds 512"),
+        (["--prompt-file", "broken.jsonl"], "broken.jsonl:2"),
+        (["--prompt-file", "no_input.jsonl"], "rename 'inputs' to \"input\""),
+        (["--prompt-file", "empty.jsonl"], "the file is empty"),
+        (["你好", "--tokenizer", "."], "tokenizer.model"),
+        (["你好", "--output", "/proc/answers.jsonl"], "cannot write here"),
+        (["你好", "--preset", "800T-A2-infer"], "MindSpore sees none here"),
+        ([], "no prompt was given"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_wrong_questions_are_refused_before_any_is_answered(folder, tmp_path, arguments, says):
+    (tmp_path / "broken.jsonl").write_text('{"input": "好"}\n{"input": \n')
+    (tmp_path / "no_input.jsonl").write_text('{"inputs": "好"}\n')
+    (tmp_path / "empty.jsonl").write_text("")
+    result = spark13b(
+        *("infer", *arguments, "--load", folder / "run"), check=False, cwd=tmp_path, stdin=subprocess.DEVNULL
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("error:") == 1
+    assert says in result.stderr
+    assert "fix:" in result.stderr
+
+
+def test_without_any_model_the_message_says_how_to_get_one(tmp_path):
+    result = spark13b("infer", "你好", check=False, env={"SPARK13B_HOME": str(tmp_path)})
+    assert result.returncode == 2
+    assert "run 'spark13b demo' first" in result.stderr
+
+
+def test_ctrl_c_while_streaming_keeps_what_there_is_and_says_so(folder):
+    command = [sys.executable, "-m", "spark13b", "infer", "你好", "--load", str(folder / "run"), "--stream"]
+    command += ["--max-new-tokens", "500", "--set", "generation.repetition_penalty=20"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    assert process.stdout is not None
+    first = os.read(process.stdout.fileno(), 1)
+    process.send_signal(signal.SIGINT)
+    rest, error = process.communicate(timeout=30)
+    if process.returncode == 0:  # the answer was shorter than the time it takes to send a signal
+        return
+    assert process.returncode == 1
+    assert (first + rest).endswith(b"\n")
+    assert error.decode().rstrip().endswith("stopped by Ctrl-C")
+
+
+def test_ctrl_c_while_training_saves_and_resume_goes_on(folder, tmp_path):
+    command = [sys.executable, "-m", "spark13b", "train", "--preset", "cpu-tiny-sft", "--output", str(tmp_path / "run")]
+    command += ["--data", str(folder / "rows.mindrecord"), "--set", "train.steps=100000"]
+    command += ["--set", "model.num_layers=1", "--set", "model.hidden_size=32", "--set", "model.ffn_hidden_size=64"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "it is saved" in error
+    done = len(metrics.read_text().splitlines())
+    resumed = spark13b(
+        *("train", "--resume", "--output", tmp_path / "run", "--data", folder / "rows.mindrecord"),
+        *("--set", f"train.steps={done + 2}", "--json"),
+    )
+    assert json.loads(resumed.stdout)["steps"] == done + 2
+
+
+def test_a_dry_run_prints_the_plan_of_a_preset_for_npus_without_one(folder):
+    result = spark13b(
+        *("train", "--preset", "800T-A2-sft", "--data", folder / "rows.mindrecord", "--dry-run", "--json"),
+        *("--set", "model.seq_length=128"),
+    )
+    plan = json.loads(result.stdout)
+    assert plan["parameters"] == 13_345_382_400 or plan["parameters"] > 12e9
+    assert plan["devices"] == 8
+
+
+def test_a_terminal_gets_a_bar(folder):
+    main, worker = pty.openpty()
+    command = [sys.executable, "-m", "spark13b", "infer", "--load", str(folder / "run"), "--max-new-tokens", "2"]
+    command += ["--output", str(folder / "bar.jsonl"), "--force", "你好", "再见"]
+    env = {key: value for key, value in ENVIRONMENT.items() if key != "NO_COLOR"} | {"TERM": "xterm", "COLUMNS": "60"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=worker, env=env)
+    os.close(worker)
+    shown = b""
+    try:
+        while chunk := os.read(main, 4096):
+            shown += chunk
+    except OSError:  # the terminal is gone when the process is
+        pass
+    assert process.wait() == 0
+    assert b"answering" in shown
+    assert "2/2" in shown.decode()
