@@ -135,14 +135,23 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.dictionaries(NAMES, st.lists(st.integers(0, 5), max_size=4), min_size=1, max_size=6))
+@given(
+    st.dictionaries(NAMES, st.lists(st.integers(0, 5), max_size=4), min_size=1, max_size=6).filter(
+        lambda shapes: set(shapes) != {"__metadata__"}
+    )
+)
 def test_any_names_and_shapes_come_back(shapes: dict) -> None:
-    tensors = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    tensors = {name: np.ones(shape, np.float32) for name, shape in shapes.items() if name != "__metadata__"}
     with tempfile.TemporaryDirectory() as folder:
         for format in FORMATS:
             write_checkpoint(Path(folder) / format, tensors, format)
             with open_checkpoint(Path(folder) / format) as checkpoint:
                 assert checkpoint.shapes() == {name: array.shape for name, array in tensors.items()}
+
+
+def test_the_one_name_that_safetensors_keeps_for_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="named '__metadata__'"):
+        write_checkpoint(tmp_path / "x", [("__metadata__", np.ones(1))], "safetensors")
 
 
 def test_the_format_is_found_by_content_not_by_suffix(tmp_path: Path, golden_weights: dict) -> None:

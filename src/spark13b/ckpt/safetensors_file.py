@@ -22,6 +22,7 @@ from spark13b.errors import InputError
 _LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 _ROOM = 1 << 20  # bytes kept for the header of a file whose tensors are not known beforehand
 _KEY = "spark13b"
+_METADATA = "__metadata__"
 _OF_THE_FORMAT = ("format", "crc_num")  # who wrote it, and MindSpore's checksum: untrue in a file made from this one
 
 
@@ -41,7 +42,7 @@ def open_safetensors(path: Path) -> FileCheckpoint:
         raise _broken(path, f"its header of {length:,} bytes is cut off at byte {size:,}")
     try:
         header: dict[str, Any] = json.loads(text)
-        metadata = dict(header.pop("__metadata__", None) or {})
+        metadata = dict(header.pop(_METADATA, None) or {})
         stored = {name: _stored(path, name, entry, 8 + length) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _broken(path, f"its header cannot be read ({error})") from error
@@ -81,6 +82,8 @@ class SafetensorsWriter:
 
     def add(self, info: TensorInfo, pieces: Iterable[memoryview]) -> None:
         """Append one tensor; `pieces` are its bytes."""
+        if info.name == _METADATA:
+            raise InputError(f"a safetensors file cannot hold a tensor named '{_METADATA}'", fix="write ckpt or torch")
         crc = 0
         for piece in pieces:
             crc = zlib.crc32(piece, crc)
@@ -107,7 +110,7 @@ class SafetensorsWriter:
 
     def _header(self) -> bytes:
         metadata = {**self._metadata, _KEY: json.dumps({"crc32": self._crcs}, separators=(",", ":"))}
-        header = {"__metadata__": metadata, **self._entries}
+        header = {_METADATA: metadata, **self._entries}
         return json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
 
     def _planned(self, plan: Sequence[TensorInfo]) -> int:
