@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -69,7 +70,7 @@ def test_every_installed_version_is_pinned():
         text=True,
     ).stdout.splitlines()
     names = {
-        line.split(";")[0].split("[")[0].translate(str.maketrans("<>=~!,", "      ")).split()[0].lower().replace("_", "-")
+        re.split(r"[\s<>=~!;\[]", line)[0].lower().replace("_", "-")
         for line in wanted
         if "extra == 'bench'" not in line and "extra == 'mindformers'" not in line
     }

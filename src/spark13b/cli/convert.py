@@ -37,11 +37,11 @@ AllowOverflow = Annotated[
 def torch2ms(source: Source, target: Target, force: options.Force = False, json: options.Json = False) -> None:
     """Turn the released torch weights into a MindSpore checkpoint: names, fused and interleaved matrices."""
     from spark13b.ckpt.conversion import chosen_format, convert
-    from spark13b.model.names import is_model_name
     from spark13b.ckpt.opening import open_checkpoint
     from spark13b.ckpt.selection import NOT_BUFFERS, left_out
     from spark13b.ckpt.torch_names import from_torch
     from spark13b.cli.console import TerminalProgress
+    from spark13b.model.names import is_model_name
 
     progress = TerminalProgress()
     with open_checkpoint(source) as weights, from_torch(weights) as converted:

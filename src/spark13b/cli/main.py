@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
+from types import FrameType
 
 import typer
 
@@ -24,18 +27,19 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command line and return its exit code."""
+    _interrupt_on_sigterm()
     try:
         result = build_app()(argv, prog_name="spark13b", standalone_mode=False)
         sys.stdout.flush()
         if result == _INTERRUPTED:
-            return _fail("stopped by Ctrl-C", 1)
+            return _fail(_STOPPED, 1)
         return result if isinstance(result, int) else 0
     except (BrokenPipeError, SystemExit):  # `spark13b preset list | head`: the reader has gone, nothing is wrong
         # SystemExit is what typer makes of it; it raises that for nothing else when standalone_mode is off
         _silence_stdout()
         return 0
     except KeyboardInterrupt:
-        return _fail("stopped by Ctrl-C", 1)
+        return _fail(_STOPPED, 1)
     except SparkError as error:
         return _fail(error.message(), error.exit_code)
     except typer.Abort:
@@ -53,8 +57,19 @@ def run(argv: list[str]) -> int:
         )
 
 
+_STOPPED = "stopped before the end (Ctrl-C or SIGTERM)"
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt inside a command
 _INPUT_ERRNO = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS}
+
+
+def _interrupt_on_sigterm() -> None:
+    """Let SIGTERM unwind as Ctrl-C does. Ctrl-C while MindSpore compiles arrives as SIGTERM, too: it sends one."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
 
 
 def _fail(message: str, code: int) -> int:
