@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 LAYERS, C, F, V = 2, 64, 256, 512  # the golden model's size
 
 
 def torch_state(dtype: Any = None, seed: int = 0) -> dict[str, Any]:
     """A state dict as the original's torch model has it, random."""
-    import torch
-
+    torch = pytest.importorskip("torch", reason="compared with torch where it is installed: pip install -e .[torch]")
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> Any:

@@ -7,12 +7,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 
 from spark13b.ckpt import open_checkpoint, write_checkpoint
 from spark13b.ckpt.casting import cast, target_dtype, with_dtype
 from spark13b.ckpt.dtypes import BFLOAT16, FLOAT16, FLOAT32, named
 from spark13b.errors import InputError
+
+torch = pytest.importorskip("torch", reason="compared with torch where it is installed: pip install -e .[torch]")
 
 TORCH = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 EMBEDDING = "transformer.embedding.word_embeddings.embedding_table"

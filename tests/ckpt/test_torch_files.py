@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from ckpt_samples import same_bytes, torch_state
 
 from spark13b.ckpt import open_checkpoint, write_checkpoint
 from spark13b.errors import InputError
+
+torch = pytest.importorskip("torch", reason="compared with torch where it is installed: pip install -e .[torch]")
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from ckpt_samples import LAYERS, C, F, same_bytes, torch_state
 
 from spark13b.ckpt import expected_shapes, open_checkpoint, write_checkpoint
 from spark13b.ckpt.torch_names import from_torch, to_torch
 from spark13b.config import SparkConfig
 from spark13b.errors import InputError
+
+torch = pytest.importorskip("torch", reason="compared with torch where it is installed: pip install -e .[torch]")
 
 
 def _mapped(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+torch = pytest.importorskip("torch", reason="compared with torch where it is installed: pip install -e .[torch]")
 
 SPARK = [sys.executable, "-m", "spark13b"]
 

@@ -55,6 +55,8 @@ def test_the_weights_of_a_run_are_complete_and_load_by_the_run_s_folder(finished
     assert weights_of(run.path) == run.checkpoint(6) / "rank_0"
     with open_checkpoint(weights_of(run.path)) as weights:
         assert weights.shapes() == expected_shapes(small_preset().model)
+    with open_checkpoint(run.path) as weights:
+        assert weights.shapes() == expected_shapes(small_preset().model)
 
 
 def test_a_resumed_run_has_the_same_losses_and_weights_to_the_last_bit(finished, rows, tmp_path):

@@ -11,6 +11,7 @@ from spark13b.ckpt.shards import open_shards
 from spark13b.ckpt.tensors import Checkpoint
 from spark13b.ckpt.torch_reader import LEGACY_HEAD, ZIP_HEAD, open_torch
 from spark13b.errors import InputError
+from spark13b.run_folder import weights_of
 
 SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 _KNOWN = "known are MindSpore .ckpt, safetensors, torch files, and folders of them"
@@ -20,9 +21,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """A read-only mapping name -> array over a file or folder; each array is read when it is looked up.
 
     A folder may hold one checkpoint file, shards with an index (`*.index.json`), `rank_0/` with complete weights, or
-    the slices that `spark13b ckpt split` wrote, which appear joined. Raises InputError, naming file, tensor and byte.
+    the slices that `spark13b ckpt split` wrote, which appear joined; a training run's stands for its newest
+    checkpoint. Raises InputError, naming file, tensor and byte.
     """
-    path = Path(path)
+    path = weights_of(Path(path))
     if path.is_dir():
         return _open_folder(path)
     if not path.exists():

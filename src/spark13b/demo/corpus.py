@@ -34,7 +34,9 @@ from spark13b.demo.prompt import LANGUAGES, Kind, Language, Prompt, Statement
 from spark13b.files import check_writable, replacing
 
 HELD_OUT = 25  # questions of each kind and language: 200 in all
-REPEATS = {"facts": 3}  # a fact is in few questions, a pattern in many
+REPEATS = {"facts": 3, "persona": 3}  # these are in few questions, sums and greetings in many
+FIRST_QUESTIONS = ("你是谁？", "你叫什么名字？", "Who are you?", "What is your name?")  # what everybody asks
+FIRST_REPEATS = 12
 COMMUTED = 2  # additions trained in one order only; each is asked in both languages
 PARAGRAPHS = 500  # of each language, of two to four statements
 CHATS: dict[Kind, int] = {"facts": 1500, "arithmetic": 1200, "greeting": 700, "persona": 600}  # in running text
@@ -107,10 +109,14 @@ def build_corpus(seed: int = 0) -> Corpus:
 
 
 def _repeated(examples: list[Example], draw: random.Random) -> list[Example]:
-    """Every example as often as its kind needs, shuffled anew."""
-    repeated = [one for one in examples for _ in range(REPEATS.get(one.kind, 1))]
+    """Every example as often as it needs, shuffled anew."""
+    repeated = [one for one in examples for _ in range(_times(one))]
     draw.shuffle(repeated)
     return repeated
+
+
+def _times(example: Example) -> int:
+    return FIRST_REPEATS if example.instruction in FIRST_QUESTIONS else REPEATS.get(example.kind, 1)
 
 
 def is_right(question: Question, answer: str) -> bool:
