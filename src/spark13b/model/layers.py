@@ -78,7 +78,7 @@ class LayerNorm(nn.Cell):
 def gelu(z: Any) -> Any:
     """The tanh form of GELU, written with the sigmoid: (1 + tanh u) / 2 = sigmoid(2 u).
 
-    MindSpore's CPU kernel of GELU is eight times slower than this, and its tanh is off by 1e-4 beyond 5.
+    MindSpore's CPU kernel of GELU is five times slower than this, and its tanh is off by 1e-4 beyond 5.
     """
     return z * ops.sigmoid(z * (_GELU_SCALE + (0.044715 * _GELU_SCALE) * (z * z)))
 

@@ -1,9 +1,8 @@
 """Row-wise layers for the CPU, made of the operators that MindSpore runs fast there, with their gradients.
 
-Measured with MindSpore 2.9 on two cores, a million float32 numbers: LayerNorm 5.8 ms, its gradient 13, BiasAddGrad
-1.6, an addition that broadcasts a row or a column 1.0; against a sum over the last axis 0.13, an outer product 0.2, a
-sum over rows as a matrix product 0.1, an addition of equal shapes 0.15. So vectors are spread over a matrix by an
-outer product with ones, and gathered from it by a product with a row of ones.
+There LayerNorm costs four times what this one does, its gradient and that of GELU as well, and an addition that
+broadcasts a row or a column three times one of equal shapes (benchmarks/cpu_operators.py). So vectors are spread over
+a matrix by an outer product with ones, and gathered from it by a product with a row of ones.
 
 Cells with a `bprop` use primitives only: MindSpore 2.9 cannot compile a Python function that both `construct` and
 `bprop` call ("The func graph is empty").

@@ -89,7 +89,7 @@ class Decoder(nn.Cell):
         batch, tokens, _ = x.shape
         cos, sin = self.cos[:tokens], self.sin[:tokens]
         if batch * self.heads * tokens * cos.shape[1] <= _EXPAND_ROPE:
-            # MindSpore's CPU multiplies equal shapes six times as fast as broadcast ones
+            # MindSpore's CPU multiplies equal shapes three times as fast as broadcast ones
             cos, sin = ops.tile(cos, (batch, self.heads, 1, 1)), ops.tile(sin, (batch, self.heads, 1, 1))
         mask = self.attend.mask(zero, batch, self.heads, tokens)
         keys, values = [], []

@@ -40,7 +40,7 @@ class TrainStep(nn.Cell):
         """`rate`, `decay`: see `optimizer.corrected`; `scale`: the loss scale, 1 for none. Scalars float32."""
         scaled, gradients = self.value_and_gradients(inputs, targets, mask, scale)
         gradients = [ops.cast(gradient, mindspore.float32) for gradient in gradients]
-        # first over the last axis: a sum over all axes at once is 30 times slower on a CPU
+        # first over the last axis: a sum over all axes at once is many times slower on a CPU
         squares = [(gradient * gradient).sum(-1).sum() for gradient in gradients]
         norm = ops.sqrt(ops.addn(squares)) / scale
         factor = 1.0 / scale
