@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
-from spark13b.data.tokenizer import PROMPT_TEMPLATE, SparkTokenizer
+from spark13b.config.template import PROMPT_TEMPLATE
+from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tokenizer"

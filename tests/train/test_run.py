@@ -143,6 +143,14 @@ def test_an_existing_output_is_kept_unless_forced(rows, tmp_path):
         train(Job(small_preset(), rows, tmp_path / "run"))
 
 
+def test_force_replaces_runs_and_nothing_else(rows, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(InputError, match="no training run"):
+            train(Job(small_preset(), rows, tmp_path, force=force))
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
 def test_weights_of_another_shape_are_refused_by_name(finished, rows, tmp_path):
     _, run = finished
     with pytest.raises(InputError, match=r"(?s)of another shape.*embedding_table"):

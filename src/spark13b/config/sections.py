@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from spark13b.config.checked import Checked, Problem
+from spark13b.config.template import PROMPT_TEMPLATE
 
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "out_proj", "fc0", "fc1", "fc2")  # every matrix product of a layer
 _MAX_SEED = 2**32 - 1  # numpy's
@@ -147,7 +148,7 @@ class GenerationConfig(Checked):
     repetition_penalty: float = Field(1.0, ge=0, description="subtracted from a used token's logit; 1: off")
     repetition_penalty_increase: float = Field(0.1, ge=0, description="added each further time it is used")
     seed: int = Field(0, ge=0, le=_MAX_SEED)
-    prompt_template: str = Field("<User> {}<end><Bot> ", description="{} is the question")
+    prompt_template: str = Field(PROMPT_TEMPLATE, description="{} is the question")
 
     def _problems(self) -> Iterator[Problem]:
         places = self.prompt_template.count("{}")

@@ -10,11 +10,12 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from spark13b.config.template import PROMPT_TEMPLATE
 from spark13b.data.fields import DOCUMENT_FIELDS, EXAMPLE_FIELDS, document, question_and_answer
 from spark13b.data.ledger import Ledger
 from spark13b.data.place import Place
 from spark13b.data.records import Record
-from spark13b.data.tokenizer import PROMPT_TEMPLATE, SparkTokenizer
+from spark13b.data.tokenizer import SparkTokenizer
 
 Tokens = npt.NDArray[np.int32]
 T = TypeVar("T")

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from spark13b.config.template import PROMPT_TEMPLATE
 from spark13b.data.model_file import BYTE, CONTROL, USER_DEFINED, ModelFile, with_types
 from spark13b.data.stream_decoder import PieceTable, StreamDecoder
 from spark13b.errors import InputError
 
-PROMPT_TEMPLATE = "<User> {}<end><Bot> "  # the original's; `{}` is the user's text
 MODEL_FILE = "tokenizer.model"
 VOCAB_FILE = "tokenizer.vocab"
 

@@ -97,10 +97,11 @@ class Session:
     def __init__(self, found: FoundModel) -> None:
         from spark13b.ckpt import open_checkpoint
         from spark13b.model.causal_lm import SparkForCausalLM
+        from spark13b.model.device import check_machine
 
         preset = found.preset
         self.options, self.tokenizer = preset.generation, found.tokenizer
-        self._check_machine(preset)
+        check_machine(preset)
         if found.tokenizer.vocab_size > preset.model.vocab_size:
             raise InputError(
                 f"the tokenizer has {found.tokenizer.vocab_size} tokens, the model knows {preset.model.vocab_size}",
@@ -175,20 +176,3 @@ class Session:
 
     def _limit(self, question: str) -> int:
         return min(self.options.max_new_tokens, self.model.config.seq_length - len(self.prompt_ids(question)))
-
-    @staticmethod
-    def _check_machine(preset: Preset) -> None:
-        from spark13b.model.device import device
-
-        if preset.parallel.devices != 1:
-            raise InputError(
-                f"the preset is made for {preset.parallel.devices} devices, and this command runs one process",
-                where="parallel",
-                fix="--set machine.devices=1 --set parallel.data_parallel=1 --set parallel.model_parallel=1",
-            )
-        if preset.machine.device == "ascend" and device() != "ascend":
-            raise InputError(
-                "the preset is made for an Ascend NPU, and MindSpore sees none here",
-                where="machine.device",
-                fix="choose a cpu preset; 'spark13b preset list' shows them",
-            )

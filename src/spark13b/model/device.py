@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from spark13b.errors import InputError
+
+if TYPE_CHECKING:
+    from spark13b.config.preset import Preset
 
 Device = Literal["cpu", "ascend"]
 
@@ -25,6 +30,24 @@ def device() -> Device:
     # O1 runs small operators 1.5 times faster than O0 on a CPU (shared/SPEC.md, section 12)
     mindspore.set_context(jit_level="O1")
     return found
+
+
+def check_machine(preset: Preset) -> None:
+    """Raise InputError when `preset` is made for several devices, or for an NPU that is not here."""
+    devices = preset.parallel.devices
+    if devices != 1:
+        raise InputError(
+            f"the preset is made for {devices} devices, and this command runs one process",
+            where="parallel",
+            fix="--set machine.devices=1 --set parallel.data_parallel=1 --set parallel.model_parallel=1",
+        )
+    if preset.machine.device == "ascend" and device() != "ascend":
+        raise InputError(
+            "the preset is made for an Ascend NPU, and MindSpore sees none here",
+            where="machine.device",
+            fix="choose a cpu preset; 'spark13b preset list' shows them",
+        )
+    limit_memory(preset.machine.max_device_memory_gb)
 
 
 def limit_memory(gigabytes: float | None) -> None:

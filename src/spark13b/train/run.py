@@ -76,26 +76,18 @@ def check(job: Job) -> Plan:
 
 def check_start(job: Job) -> None:
     """Find what stops the run on this machine and in this output folder. Raises InputError."""
-    from spark13b.model.device import device, limit_memory
+    from spark13b.model.device import check_machine
 
-    devices = job.preset.parallel.devices
-    if devices != 1:
-        raise InputError(
-            f"the preset is made for {devices} devices, and this command runs one process",
-            where="parallel",
-            fix="--set machine.devices=1 --set parallel.data_parallel=1 --set parallel.model_parallel=1, or --dry-run",
-        )
-    if job.preset.machine.device == "ascend" and device() != "ascend":
-        raise InputError(
-            "the preset is made for an Ascend NPU, and MindSpore sees none here",
-            where="machine.device",
-            fix="choose a cpu preset (see 'spark13b preset list'), or look at the plan with --dry-run",
-        )
-    limit_memory(job.preset.machine.max_device_memory_gb)
-    if not job.resume:
-        check_writable(job.output, force=job.force)
-    elif not RunFolder(job.output).is_run():
+    check_machine(job.preset)
+    run = RunFolder(job.output)
+    if job.resume and not run.is_run():
         raise InputError("there is no run to resume here", where=job.output, fix="leave out --resume")
+    if not job.resume:
+        if job.output.is_dir() and not run.is_run() and any(job.output.iterdir()):  # --force is for runs alone
+            raise InputError(
+                "the folder holds something that is no training run", where=job.output, fix="choose another --output"
+            )
+        check_writable(job.output, force=job.force)
 
 
 def train(job: Job, progress: Progress = SILENT) -> Result:
@@ -116,8 +108,8 @@ def train(job: Job, progress: Progress = SILENT) -> Result:
 
 def _prepare(job: Job, run: RunFolder) -> None:
     """Make the run's folder, with preset and tokenizer."""
-    if run.path.exists():
-        shutil.rmtree(run.path) if run.path.is_dir() else run.path.unlink()
+    if run.path.is_dir():
+        shutil.rmtree(run.path)
     run.path.mkdir(parents=True)
     manifest = read_manifest(job.data)
     if manifest is not None:
