@@ -194,7 +194,6 @@ def test_the_groups_help_page_names_every_command(tmp_path: Path) -> None:
     assert "--install-completion" not in text
 
 
-@pytest.mark.xfail(strict=False, reason="the root group's own flags load pydantic; see _SparingFlags in cli/preset.py")
 def test_list_takes_less_than_two_and_a_half_times_the_import_of_typer_and_rich(tmp_path: Path) -> None:
     def seconds(*arguments: str) -> float:
         start = time.perf_counter()

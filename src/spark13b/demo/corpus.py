@@ -34,7 +34,7 @@ from spark13b.demo.prompt import LANGUAGES, Kind, Language, Prompt, Statement
 from spark13b.files import check_writable, replacing
 
 HELD_OUT = 25  # questions of each kind and language: 200 in all
-REPEATS = {"facts": 3, "persona": 3}  # these are in few questions, sums and greetings in many
+REPEATS = {"facts": 3, "persona": 2}  # these are in few questions, sums and greetings in many
 FIRST_QUESTIONS = ("你是谁？", "你叫什么名字？", "Who are you?", "What is your name?")  # what everybody asks
 FIRST_REPEATS = 12
 COMMUTED = 2  # additions trained in one order only; each is asked in both languages

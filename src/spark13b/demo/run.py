@@ -25,7 +25,7 @@ from spark13b.train.run import Job, train
 VOCABULARY = 1500
 CONTEXT, WINDOW = 256, 128
 BATCH = 4  # rows: a small model learns a table in many small steps
-PRETRAIN_STEPS, SFT_STEPS = 220, 950
+PRETRAIN_STEPS, SFT_STEPS = 220, 1050
 LEARNING_RATE = {"pretrain": 3e-3, "sft": 2e-3}
 
 Show = Callable[[Question, Iterator[str]], str]  # shows a question and its streamed answer; returns the answer
