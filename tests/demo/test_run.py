@@ -29,6 +29,7 @@ def home(tmp_path_factory) -> Iterator[Path]:
         patch.setenv("SPARK13B_HOME", str(home))
         patch.setattr(demo, "PRETRAIN_STEPS", 12)
         patch.setattr(demo, "SFT_STEPS", 12)
+        patch.setattr(demo, "ANSWER_TOKENS", 3)
         demo.run_demo(demo_folder(), 0, False, silent, shown=4)
         yield home
 

@@ -26,6 +26,7 @@ VOCABULARY = 1500
 CONTEXT, WINDOW = 256, 128
 BATCH = 4  # rows: a small model learns a table in many small steps
 PRETRAIN_STEPS, SFT_STEPS = 220, 1050
+ANSWER_TOKENS = 40  # more than any answer of the corpus has
 LEARNING_RATE = {"pretrain": 3e-3, "sft": 2e-3}
 
 Show = Callable[[Question, Iterator[str]], str]  # shows a question and its streamed answer; returns the answer
@@ -120,7 +121,7 @@ def run_demo(folder: Path, seed: int, force: bool, show: Show, shown: int = 8, p
     progress.note("5 fine-tuning")
     _train(_preset("cpu-tiny-sft", tokenizer, SFT_STEPS, seed), files.sft_rows, files.sft, files.pretrain, progress)
     progress.note("6 questions that were held out of the training data")
-    session = Session(find_model(files.sft.path, None, None, {}, ()))
+    session = Session(find_model(files.sft.path, None, None, {"generation.max_new_tokens": ANSWER_TOKENS}, ()))
     answers = _ask(session, _mixed(corpus), show, shown)
     parameters = sum(parameter.size for parameter in session.model.weights().values())
     summary = _summary(seed, answers, parameters, time.monotonic() - began)
