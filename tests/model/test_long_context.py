@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 PROGRAM = """
-import json, resource, statistics, sys, time
+import json, statistics, sys, time
 import numpy as np
 from spark13b.model import SparkConfig, SparkForCausalLM
 
@@ -32,7 +32,9 @@ for tokens in lengths:
     seconds(tokens)  # compiles
 times = [[seconds(tokens) for tokens in lengths] for _ in range(rounds)]
 ratio = statistics.median(row[-1] / row[0] for row in times) if times else None
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# not ru_maxrss, which begins with the resident size of the process that started this one
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+peak = int(status["VmHWM"].split()[0]) * 1024
 print(json.dumps({"backends": backends, "ratio": ratio, "peak": peak}))
 """
 
