@@ -16,8 +16,8 @@ from types import FrameType
 
 import typer
 
-from spark13b.cli.app import COMMANDS, build_app, debug_wanted
-from spark13b.errors import InputError, SparkError
+from spark13b.cli.app import build_app, debug_wanted
+from spark13b.errors import SparkError
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -104,6 +104,3 @@ def _usage_message(error: typer.TyperException) -> str:
 def _silence_stdout() -> None:
     """Keep the interpreter from complaining about the closed pipe when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-__all__ = ["COMMANDS", "InputError", "main", "run"]

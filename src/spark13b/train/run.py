@@ -18,7 +18,7 @@ from spark13b.data.mindrecord import open_rows, read_manifest, row_info
 from spark13b.errors import InputError, JobError
 from spark13b.files import check_writable, write_text
 from spark13b.progress import SILENT, Progress
-from spark13b.run_folder import RunFolder, weights_of
+from spark13b.run_folder import RunFolder
 from spark13b.train.interrupt import interruptible
 from spark13b.train.loss_scale import LossScale
 from spark13b.train.order import batches_of_order
@@ -149,7 +149,7 @@ class _Training:
             self.step_number, self.updates, self.tokens = state.step, state.updates, state.tokens
             self.scale.value, self.scale.good_steps = state.loss_scale, state.good_steps
         elif job.load is not None:
-            with open_checkpoint(weights_of(job.load)) as weights:
+            with open_checkpoint(job.load) as weights:
                 self.model.load_state(weights)
         self.step = TrainStep(
             self.model, parameters, self.optimizer, preset.optimizer.clip_norm, guard=self.scale.dynamic
