@@ -25,6 +25,8 @@ _PET = f"{_MODEL}.pet_config"
 _TRAINING = {
     "runner_config.epochs": "train.epochs",
     "runner_config.batch_size": "train.batch_size",
+    "runner_config.gradient_accumulation_steps": "train.accumulation_steps",
+    f"{_MODEL}.dropout_rate": "train.dropout",
     "train_dataset.data_loader.shuffle": "train.shuffle",
     "optimizer.beta1": "optimizer.beta1",
     "optimizer.beta2": "optimizer.beta2",

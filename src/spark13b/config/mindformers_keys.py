@@ -40,7 +40,7 @@ _TOP = {
     _IGNORED: "layer_scale layer_decay lr_scale_factor lr_scale",
 }
 _NESTED: dict[str, dict[str, str]] = {
-    "runner_config": {_DECIDES: "sink_mode sink_size initial_epoch", _ABSENT: "gradient_accumulation_steps"},
+    "runner_config": {_DECIDES: "sink_mode sink_size initial_epoch"},
     "optimizer": {_DECIDES: "type", "lr_schedule.learning_rate is used instead": "learning_rate"},
     "lr_schedule": {_ABSENT: "warmup_lr_init num_cycles"},
     "runner_wrapper": {_DECIDES: "type"},
@@ -62,7 +62,7 @@ _NESTED: dict[str, dict[str, str]] = {
         _IGNORED: "hidden_act offset eod_reset bias_dropout_fusion skip_bias_add post_layernorm_residual "
         "apply_residual_connection_post_layernorm enable_offload",
         _DECIDES: "type batch_size use_past is_dynamic is_lite_infer parallel_config flash_attention_recompute",
-        _ABSENT: "dropout_rate is_reward_model use_moe expert_num",
+        _ABSENT: "is_reward_model use_moe expert_num",
         _LENGTH: "max_length max_decode_length",
         _COMMAND: "checkpoint_name_or_path",
     },

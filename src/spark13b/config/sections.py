@@ -63,6 +63,7 @@ class OptimizerConfig(Checked):
     epsilon: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0, le=1)
     clip_norm: float | None = Field(1.0, gt=0, description="limit of the global gradient norm, null for none")
+    master_weights: bool = Field(False, description="keep float32 copies of weights that are stored in 16 bits")
 
 
 class ScheduleConfig(Checked):
@@ -90,7 +91,8 @@ class ScheduleConfig(Checked):
 class TrainConfig(Checked):
     """The training run. Its length is `steps` or `epochs`, never both."""
 
-    batch_size: int = Field(1, ge=1, description="rows a data-parallel group and step")
+    batch_size: int = Field(1, ge=1, description="rows a data-parallel group takes at once")
+    accumulation_steps: int = Field(1, ge=1, description="such batches whose gradients are added up for one step")
     steps: int | None = Field(None, ge=1, description="length of the run in steps")
     epochs: int | None = Field(None, ge=1, description="length in passes over the data; 1 when steps is null")
     loss_mask_alignment: Literal["target", "input"] = Field("target", description="input: the original's numbers")
@@ -98,6 +100,7 @@ class TrainConfig(Checked):
     loss_scale_value: float = Field(2.0**32, ge=1, description="the fixed scale, or where the dynamic one starts")
     loss_scale_factor: int = Field(2, ge=2, description="a dynamic scale grows and shrinks by this")
     loss_scale_window: int = Field(1000, ge=1, description="good steps before a dynamic scale grows")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the embedding and of each layer's outputs set to 0")
     recompute: bool = Field(False, description="keep no activations inside a layer, compute them again")
     recompute_slice_activations: bool = Field(False, description="split kept activations over model_parallel")
     seed: int = Field(0, ge=0, le=_MAX_SEED)
