@@ -8,7 +8,6 @@ divided it stays whole, as in MindSpore.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from spark13b.ckpt.dtypes import Array, named
 from spark13b.ckpt.tensors import TensorInfo
 from spark13b.errors import InputError
-from spark13b.model.names import is_embedding, kind_of
+from spark13b.model.names import kind_of, model_axis
 
 MANIFEST = "spark13b-slices.json"
 RANK_FILE = "rank_{}/model.ckpt"
-
-_BY_ROWS = re.compile(r"\.(q_proj|k_proj|v_proj|fc0|fc1)\.(weight|bias|mindpet_delta_lora_b)$")
-_BY_COLUMNS = re.compile(r"\.(out_proj|fc2)\.(weight|mindpet_delta_lora_a)$")
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class Cut:
 
 def cut_of(info: TensorInfo, layout: Layout) -> Cut:
     """How a tensor is cut under `layout`. Raises InputError when model_parallel does not divide it."""
-    axis = _axis(info.name, len(info.shape)) if layout.model_parallel > 1 else None
+    axis = model_axis(info.name, len(info.shape)) if layout.model_parallel > 1 else None
     if axis is not None and info.shape[axis] % layout.model_parallel:
         raise InputError(
             f"model_parallel {layout.model_parallel} does not divide axis {axis} of '{info.name}' {list(info.shape)}",
@@ -140,12 +136,6 @@ def read_manifest(folder: Path) -> tuple[Layout, dict[str, Cut]]:
         name: Cut(TensorInfo(name, entry.shape, named(entry.dtype)), entry.axis, entry.sharded)
         for name, entry in manifest.tensors.items()
     }
-
-
-def _axis(name: str, dimensions: int) -> int | None:
-    if dimensions and (_BY_ROWS.search(name) or is_embedding(name)):
-        return 0
-    return 1 if dimensions == 2 and _BY_COLUMNS.search(name) else None
 
 
 def _part(array: Array, axis: int, number: int, parts: int) -> Array:

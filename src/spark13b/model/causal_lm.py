@@ -11,29 +11,41 @@ from mindspore import Tensor, nn
 from spark13b.config.model import SparkConfig
 from spark13b.model.attention.choose import Choice, choose_backend
 from spark13b.model.buckets import bucket
+from spark13b.model.collectives import all_gather
 from spark13b.model.device import device
 from spark13b.model.initialize import initial_value
 from spark13b.model.loss import Alignment, Loss, align
-from spark13b.model.names import expected_shapes, match_names
-from spark13b.model.transformer import SparkModel
+from spark13b.model.mesh import Mesh
+from spark13b.model.names import adapter_shapes, expected_shapes, match_adapters, match_names
+from spark13b.model.transformer import Setup, SparkModel
 
 
 class SparkForCausalLM(nn.Cell):
     """A Spark model with NumPy at its edges; MindSpore compiles one graph for each shape bucket.
 
-    `seed` gives random weights to train from; None leaves zeros, for weights that are loaded next.
+    `seed` gives random weights to train from; None leaves zeros, for weights that are loaded next. With `setup` a
+    process holds its part of a divided model, the model has adapters beside its layers (the seed is theirs, too), and
+    dropout in training.
     """
 
-    def __init__(self, config: SparkConfig, seed: int | None = 0) -> None:
+    def __init__(self, config: SparkConfig, seed: int | None = 0, setup: Setup | None = None) -> None:
         device()  # graph mode, before the first cell is made
         super().__init__()
-        self.config = config
-        self.transformer = SparkModel(config)
+        self.config, self.setup = config, setup or Setup()
+        self.transformer = SparkModel(config, self.setup)
+        mesh = self.setup.mesh
         # in a dictionary, so that they are no sub-cells of this one
-        self._graphs: dict[str, Any] = {"logits": _Logits(self.transformer), "loss": Loss(self.transformer)}
+        self._graphs: dict[str, Any] = {"logits": _Logits(self.transformer, mesh), "loss": Loss(self.transformer, mesh)}
         if seed is not None:
-            for name, parameter in self.weights().items():
-                set_parameter(parameter, initial_value(name, parameter.shape, config, seed))
+            self._begin(expected_shapes(config), self.weights(), seed)
+        if self.setup.lora is not None:
+            self._begin(adapter_shapes(config, self.setup.lora), self.adapters(), seed or 0)
+
+    def _begin(self, shapes: Mapping[str, tuple[int, ...]], parameters: Mapping[str, Any], seed: int) -> None:
+        """Give parameters their first values, those of their part of the whole."""
+        for name, parameter in parameters.items():
+            whole = initial_value(name, shapes[name], self.config, seed)
+            set_parameter(parameter, self.setup.mesh.part_of(name, whole))
 
     def construct(self, ids: Any) -> Any:
         """ids (B, T) int32 -> logits (B, T, V) float32, as a MindSpore cell"""
@@ -43,6 +55,17 @@ class SparkForCausalLM(nn.Cell):
         """Full name -> MindSpore parameter, in the order of a complete checkpoint."""
         found = dict(self.parameters_and_names())
         return {name: found[name] for name in expected_shapes(self.config)}
+
+    def adapters(self) -> dict[str, Any]:
+        """Full name -> MindSpore parameter of the adapters, in the order of their layers; empty without adapters."""
+        if self.setup.lora is None:
+            return {}
+        found = dict(self.parameters_and_names())
+        return {name: found[name] for name in adapter_shapes(self.config, self.setup.lora)}
+
+    def trainable(self) -> dict[str, Any]:
+        """What training changes: the adapters where there are some, else all weights."""
+        return self.adapters() or self.weights()
 
     def recompute_layers(self) -> None:
         """Keep no activations inside a layer for the backward pass, compute them again; call before the first step."""
@@ -58,10 +81,18 @@ class SparkForCausalLM(nn.Cell):
         shapes = arrays.shapes() if hasattr(arrays, "shapes") else {name: np.shape(arrays[name]) for name in arrays}
         match_names(shapes, self.config, where=getattr(arrays, "path", None))
         for name, parameter in self.weights().items():
-            set_parameter(parameter, np.asarray(arrays[name]))
+            set_parameter(parameter, self.setup.mesh.part_of(name, np.asarray(arrays[name])))
+
+    def load_adapters(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Load the adapters, full name -> array; other names are passed over. Raises InputError for missing ones."""
+        assert self.setup.lora is not None
+        shapes = arrays.shapes() if hasattr(arrays, "shapes") else {name: np.shape(arrays[name]) for name in arrays}
+        match_adapters(shapes, self.config, self.setup.lora, where=getattr(arrays, "path", None))
+        for name, parameter in self.adapters().items():
+            set_parameter(parameter, self.setup.mesh.part_of(name, np.asarray(arrays[name])))
 
     def state(self) -> dict[str, np.ndarray]:
-        """Full name -> array of the weights, a copy: on a CPU MindSpore's own arrays change with later steps."""
+        """Full name -> array of this process's weights, a copy: on a CPU MindSpore's own change with later steps."""
         return {name: parameter.asnumpy().copy() for name, parameter in self.weights().items()}
 
     def logits(self, input_ids: Any) -> np.ndarray:
@@ -101,13 +132,17 @@ class SparkForCausalLM(nn.Cell):
 
 
 class _Logits(nn.Cell):
-    def __init__(self, model: SparkModel) -> None:
+    def __init__(self, model: SparkModel, mesh: Mesh) -> None:
         super().__init__(auto_prefix=False)
         self.model = model
+        self.divided = mesh.model.size > 1
+        self.gather = all_gather(mesh.model)
 
     def construct(self, ids: Any) -> Any:
         hidden, _, _ = self.model(ids)
-        logits = self.model.logits(hidden.reshape((-1, hidden.shape[-1])), self.model.table())
+        logits = self.model.logits(hidden, self.model.table())
+        if self.divided:  # over the vocabulary
+            logits = self.gather(logits.transpose()).transpose()
         return logits.reshape((*ids.shape, -1))
 
 

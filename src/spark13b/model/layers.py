@@ -1,4 +1,8 @@
-"""The layers under the transformer: linear, layer norm, the gated MLP. Parameter names follow shared/SPEC.md."""
+"""The layers under the transformer: linear, layer norm, the gated MLP. Parameter names follow shared/SPEC.md.
+
+Under tensor parallelism (`Mesh.model`) the sizes are those of this process's part, and the collectives stand between
+the layers: at the entrance and the exit of attention and MLP, around the embedding and before the logits.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,10 @@ import mindspore
 from mindspore import Parameter, nn, ops
 
 from spark13b.config.model import SparkConfig
+from spark13b.model.adapter import Adapter, AdapterPlan, AdapterPlans
+from spark13b.model.collectives import entrance, exit_of
 from spark13b.model.device import device, dtype
+from spark13b.model.mesh import ALONE, Mesh
 from spark13b.model.row_ops import CpuAffine, CpuLayerNorm
 
 _GELU_SCALE = 2.0 * math.sqrt(2.0 / math.pi)
@@ -21,21 +28,39 @@ def empty_parameter(shape: tuple[int, ...], type_name: str, name: str) -> Parame
 
 
 class Linear(nn.Cell):
-    """y = x W^T + b with W (out, in), computed in the config's compute type."""
+    """y = x W^T + b with W (out, in), computed in the config's compute type.
 
-    def __init__(self, inputs: int, outputs: int, config: SparkConfig) -> None:
+    `summand`: the outputs of several processes are summed, and b is the first one's to add.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        config: SparkConfig,
+        adapter: AdapterPlan | None = None,
+        summand: Mesh = ALONE,
+    ) -> None:
         super().__init__()
         self.weight = empty_parameter((outputs, inputs), config.param_init_type, "weight")
         self.bias = empty_parameter((outputs,), config.param_init_type, "bias")
         self.compute_type = dtype(config.compute_type)
-        self.outputs = outputs
+        self.adds_bias = summand.model.index == 0
         self.affine = CpuAffine() if device() == "cpu" else _Affine()
+        self.adapted = adapter is not None
+        if adapter is not None:
+            rank = adapter.lora.rank
+            self.mindpet_delta_lora_a = empty_parameter((rank, inputs), "float32", "mindpet_delta_lora_a")
+            self.mindpet_delta_lora_b = empty_parameter((outputs, rank), "float32", "mindpet_delta_lora_b")
+            self.adapter = Adapter(config, adapter)
 
-    def construct(self, x: Any) -> Any:
-        """(..., in) -> (..., out)"""
-        rows = x.reshape((-1, x.shape[-1]))
+    def construct(self, x: Any, key: Any = None) -> Any:
+        """x (N, in) -> (N, out); `key` of the adapters' dropout"""
         weight, bias = ops.cast(self.weight, self.compute_type), ops.cast(self.bias, self.compute_type)
-        return self.affine(rows, weight, bias).reshape((*x.shape[:-1], self.outputs))
+        y = self.affine(x, weight, bias if self.adds_bias else bias * 0.0)
+        if self.adapted:
+            y = y + self.adapter(x, self.mindpet_delta_lora_a, self.mindpet_delta_lora_b, key)
+        return y
 
 
 class _Affine(nn.Cell):
@@ -86,37 +111,48 @@ def gelu(z: Any) -> Any:
 class GatedMlp(nn.Cell):
     """(gelu(fc0 h) * fc1 h) through fc2: fc0 is the gate, fc1 the value, fc2 the way back."""
 
-    def __init__(self, config: SparkConfig) -> None:
+    def __init__(self, config: SparkConfig, mesh: Mesh, adapters: AdapterPlans) -> None:
         super().__init__()
-        width = config.ffn_hidden_size // 2
-        self.fc0 = Linear(config.hidden_size, width, config)
-        self.fc1 = Linear(config.hidden_size, width, config)
-        self.fc2 = Linear(width, config.hidden_size, config)
+        width = config.ffn_hidden_size // 2 // mesh.model.size
+        self.enter, self.leave = entrance(mesh), exit_of(mesh)
+        self.fc0 = Linear(config.hidden_size, width, config, adapters("fc0"))
+        self.fc1 = Linear(config.hidden_size, width, config, adapters("fc1"))
+        self.fc2 = Linear(width, config.hidden_size, config, adapters("fc2"), summand=mesh)
 
-    def construct(self, h: Any) -> Any:
-        """(..., C) -> (..., C)"""
-        return self.fc2(gelu(self.fc0(h)) * self.fc1(h))
+    def construct(self, h: Any, key: Any = None) -> Any:
+        """(N, C) -> (N, C)"""
+        h = self.enter(h)
+        return self.leave(self.fc2(gelu(self.fc0(h, key)) * self.fc1(h, key), key))
 
 
 class VocabEmbedding(nn.Cell):
-    """The embedding, used again as the output projection."""
+    """The embedding, used again as the output projection; a process holds its part of the vocabulary."""
 
-    def __init__(self, config: SparkConfig) -> None:
+    def __init__(self, config: SparkConfig, mesh: Mesh) -> None:
         super().__init__()
+        self.own = config.vocab_size // mesh.model.size
+        self.first = mesh.model.index * self.own
+        self.divided = mesh.model.size > 1
         self.embedding_table = empty_parameter(
-            (config.vocab_size, config.hidden_size), config.embedding_init_type, "embedding_table"
+            (self.own, config.hidden_size), config.embedding_init_type, "embedding_table"
         )
         self.compute_type = dtype(config.compute_type)
         self.matmul = ops.MatMul(transpose_b=True)
+        self.enter, self.leave = entrance(mesh), exit_of(mesh)
 
     def construct(self, ids: Any) -> Any:
-        """(...) ints -> (..., C)"""
-        return ops.cast(ops.gather(self.embedding_table, ids, 0), self.compute_type)
+        """(N,) ints -> (N, C), under sequence parallelism this process's rows of it"""
+        if not self.divided:
+            return ops.cast(ops.gather(self.embedding_table, ids, 0), self.compute_type)
+        place = ids - self.first
+        known = ops.logical_and(place >= 0, place < self.own)
+        rows = ops.cast(ops.gather(self.embedding_table, ops.select(known, place, place * 0), 0), self.compute_type)
+        return self.leave(rows * ops.cast(known, self.compute_type).reshape((-1, 1)))
 
     def table(self) -> Any:
         """(V, C) in the compute type"""
         return ops.cast(self.embedding_table, self.compute_type)
 
     def logits(self, x: Any, table: Any) -> Any:
-        """(N, C), the table -> (N, V) float32"""
-        return ops.cast(self.matmul(x, table), mindspore.float32)
+        """(N, C), the table -> (N, V) float32, V being this process's part"""
+        return ops.cast(self.matmul(self.enter(x), table), mindspore.float32)

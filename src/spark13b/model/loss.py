@@ -5,28 +5,43 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from mindspore import nn, ops
+from mindspore import nn
 
+from spark13b.model.cross_entropy import cross_entropy
+from spark13b.model.mesh import ALONE, Mesh
 from spark13b.model.transformer import SparkModel
 
 Alignment = Literal["target", "input"]
 
 
+TINY = 1e-5  # keeps a batch without anything to learn from dividing by zero
+
+
 class Loss(nn.Cell):
     """sum(mask * nll) / (sum(mask) + 1e-5) of a model, softmax in float32."""
 
-    def __init__(self, model: SparkModel) -> None:
+    def __init__(self, model: SparkModel, mesh: Mesh = ALONE) -> None:
         super().__init__(auto_prefix=False)
-        self.model = model
+        self.total = TotalLoss(model, mesh)
 
     def construct(self, inputs: Any, targets: Any, mask: Any) -> Any:
         """inputs, targets (B, T) int32, mask (B, T) float32 by target -> scalar float32"""
-        hidden, _, _ = self.model(inputs)
-        logits = self.model.logits(hidden.reshape((-1, hidden.shape[-1])), self.model.table())
-        log_probability = ops.log_softmax(logits, -1)
-        picked = ops.gather_elements(log_probability, 1, targets.reshape((-1, 1))).reshape((-1,))
-        weight = mask.reshape((-1,))
-        return -(picked * weight).sum() / (weight.sum() + 1e-5)
+        return self.total(inputs, targets, mask) / (mask.sum(-1).sum() + TINY)
+
+
+class TotalLoss(nn.Cell):
+    """sum(mask * nll): what batches that are learned together add up to."""
+
+    def __init__(self, model: SparkModel, mesh: Mesh = ALONE) -> None:
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.cross_entropy = cross_entropy(mesh)
+
+    def construct(self, inputs: Any, targets: Any, mask: Any, key: Any = None) -> Any:
+        """inputs, targets (B, T) int32, mask (B, T) float32 by target, `key` of dropout -> scalar float32"""
+        hidden, _, _ = self.model(inputs, key)
+        logits = self.model.logits(hidden, self.model.table())
+        return (self.cross_entropy(logits, targets.reshape((-1,))) * mask.reshape((-1,))).sum()
 
 
 def align(loss_mask: np.ndarray, alignment: Alignment) -> np.ndarray:

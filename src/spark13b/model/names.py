@@ -11,6 +11,7 @@ from spark13b.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from spark13b.config.model import SparkConfig
+    from spark13b.config.sections import LoraConfig
 
 Kind = Literal["weight", "adapter", "training", "buffer"]
 
@@ -24,12 +25,28 @@ _BUFFER = re.compile(r"(^|[._])(slice_sparse_mask|attention_mask|key_past|value_
 _ADAPTER = re.compile(r"\.mindpet_delta_lora_[ab]$")
 # Optimizer state and counters of our trainer, of MindSpore's optimizers and of the original's training wrapper. A state
 # is named like its parameter with the sort before it; counters stand alone.
-_STATE = r"adam_[mv]|moments?[12]?|accum|accumulation|grad_accum|moving_avg|moving_average"
+_STATE = r"adam_[mv]|master|moments?[12]?|accum|accumulation|grad_accum|moving_avg|moving_average"
 _COUNTERS = (
     r"global_step|step_num|epoch_num|cur_step_num|cur_epoch_num|learning_rate|beta[12]_power|"
     r"loss_scale|scale_sense|good_steps|current_iterator_step|last_overflow_iterator_step"
 )
 _TRAINING = re.compile(rf"^({_STATE})([._]|$)|(^|\.)({_COUNTERS})$")
+
+# How Megatron cuts a model over devices: these by rows (outputs), those by columns (inputs)
+_BY_ROWS = re.compile(r"\.(q_proj|k_proj|v_proj|fc0|fc1)\.(weight|bias|mindpet_delta_lora_b)$")
+_BY_COLUMNS = re.compile(r"\.(out_proj|fc2)\.(weight|mindpet_delta_lora_a)$")
+
+
+def model_axis(name: str, dimensions: int) -> int | None:
+    """The axis along which model_parallel devices share this parameter; None when each holds the whole."""
+    if dimensions and (_BY_ROWS.search(name) or is_embedding(name)):
+        return 0
+    return 1 if dimensions == 2 and _BY_COLUMNS.search(name) else None
+
+
+def is_cut_by_columns(linear: str) -> bool:
+    """Whether the linear layer of that name (`fc2`, for example) takes inputs that are divided over devices."""
+    return _BY_COLUMNS.search(f".{linear}.weight") is not None
 
 
 def kind_of(name: str) -> Kind:
@@ -99,6 +116,36 @@ def match_names(found: Mapping[str, tuple[int, ...]], config: SparkConfig, *, wh
     shapes = (f"{name} is {_shape(found[name])}, the model's is {_shape(expected[name])}" for name in misshapen)
     lines += _listed("of another shape", misshapen, shapes)
     raise InputError("\n".join(lines), where=where, fix=_cure(found, len(expected), missing, unknown))
+
+
+def adapter_shapes(config: SparkConfig, lora: LoraConfig) -> dict[str, tuple[int, ...]]:
+    """Full name -> shape of every adapter beside the linear layers that `lora.targets` finds, in the layers' order."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in expected_shapes(config).items():
+        linear, _, last = name.rpartition(".")
+        if last == "weight" and re.search(lora.targets, linear.rpartition(".")[2]):
+            shapes[f"{linear}.mindpet_delta_lora_a"] = (lora.rank, shape[1])
+            shapes[f"{linear}.mindpet_delta_lora_b"] = (shape[0], lora.rank)
+    return shapes
+
+
+def match_adapters(
+    found: Mapping[str, tuple[int, ...]], config: SparkConfig, lora: LoraConfig, *, where: str | Path | None = None
+) -> None:
+    """Check that the adapters in `found` (name -> shape) are those of this model and `lora`. Raises one InputError."""
+    expected = adapter_shapes(config, lora)
+    missing = [name for name in expected if name not in found]
+    unknown = [name for name in found if name not in expected and kind_of(name) == "adapter"]
+    misshapen = [name for name in expected if name in found and tuple(found[name]) != expected[name]]
+    if not (missing or unknown or misshapen):
+        return
+    lines = ["the adapters do not fit the model and the lora section of the preset"]
+    lines += _listed("missing", missing, missing)
+    lines += _listed("unknown", unknown, unknown)
+    shapes = (f"{name} is {_shape(found[name])}, the model's is {_shape(expected[name])}" for name in misshapen)
+    lines += _listed("of another shape", misshapen, shapes)
+    fix = "set lora.rank and lora.targets to those that the adapters were trained with, or choose their base model"
+    raise InputError("\n".join(lines), where=where, fix=fix)
 
 
 def _listed(label: str, names: list[str], lines: Iterable[str]) -> Iterator[str]:

@@ -1,0 +1,162 @@
+"""All that processes say to each other inside a graph, with the gradients that a model divided over them needs.
+
+`entrance` and `exit_of` stand around every part of a block that is divided (Shoeybi et al. 2019, Megatron-LM, section
+3; with sequence parallelism Korthikanti et al. 2022, section 4.2.2): what the entrance does forward, the exit does
+backward, and the other way round.
+
+MindSpore's CPU backend has AllReduce with sums alone; a reduction and a gathering are put together from it here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindspore import nn, ops
+
+from spark13b.model.device import device
+from spark13b.model.mesh import Group, Mesh
+
+
+def entrance(mesh: Mesh) -> nn.Cell:
+    """Rows (N, C) of the residual stream -> the rows that every process of the model group computes with."""
+    if mesh.model.size == 1:
+        return Same()
+    return GatherRows(mesh.model) if mesh.sequence_parallel else SumBackward(mesh.model)
+
+
+def exit_of(mesh: Mesh) -> nn.Cell:
+    """Each process's summand (N, C) -> the sum, or this process's rows of it."""
+    if mesh.model.size == 1:
+        return Same()
+    return ScatterRows(mesh.model) if mesh.sequence_parallel else SumForward(mesh.model)
+
+
+class Same(nn.Cell):
+    """Nothing to say: one process."""
+
+    def construct(self, x: Any) -> Any:
+        return x
+
+
+class SumForward(nn.Cell):
+    """The sum over the group; its gradient is every summand's."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.sum = _sum(group)
+
+    def construct(self, x: Any) -> Any:
+        return self.sum(x)
+
+    def bprop(self, x: Any, out: Any, dout: Any) -> tuple[Any]:
+        return (dout,)
+
+
+class SumBackward(nn.Cell):
+    """The same everywhere; its gradients, one a process, are summed."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.sum = _sum(group)
+
+    def construct(self, x: Any) -> Any:
+        return x
+
+    def bprop(self, x: Any, out: Any, dout: Any) -> tuple[Any]:
+        return (self.sum(dout),)
+
+
+class GatherRows(nn.Cell):
+    """The rows of all processes, (N, ...) -> (N * size, ...); gradients are summed and handed back."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.gather, self.scatter = all_gather(group), reduce_scatter(group)
+
+    def construct(self, x: Any) -> Any:
+        return self.gather(x)
+
+    def bprop(self, x: Any, out: Any, dout: Any) -> tuple[Any]:
+        return (self.scatter(dout),)
+
+
+class ScatterRows(nn.Cell):
+    """The sum over the group, of which each process takes its rows, (N, ...) -> (N / size, ...)."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.gather, self.scatter = all_gather(group), reduce_scatter(group)
+
+    def construct(self, x: Any) -> Any:
+        return self.scatter(x)
+
+    def bprop(self, x: Any, out: Any, dout: Any) -> tuple[Any]:
+        return (self.gather(dout),)
+
+
+def all_reduce(group: Group) -> Any:
+    """x -> the sum over the group, without a gradient."""
+    return Same() if group.size == 1 else _sum(group)
+
+
+def all_gather(group: Group) -> Any:
+    """(N, ...) -> (N * size, ...), without a gradient."""
+    if group.size == 1:
+        return Same()
+    return _GatherBySum(group) if device() == "cpu" else ops.AllGather(group=group.name)
+
+
+def reduce_scatter(group: Group) -> Any:
+    """(N, ...) -> this process's rows of the sum, (N / size, ...), without a gradient."""
+    if group.size == 1:
+        return Same()
+    return _ScatterBySum(group) if device() == "cpu" else ops.ReduceScatter(ops.ReduceOp.SUM, group=group.name)
+
+
+class LargestOf(nn.Cell):
+    """x -> the largest over the group at each place; no gradient."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.on_cpu = device() == "cpu"
+        self.gather = all_gather(group)
+        self.largest = ops.AllReduce(ops.ReduceOp.MAX, group=group.name) if not self.on_cpu else Same()
+
+    def construct(self, x: Any) -> Any:
+        x = ops.stop_gradient(x)
+        if self.on_cpu:
+            return ops.stop_gradient(self.gather(x.reshape((1, -1))).max(0).reshape(x.shape))
+        return ops.stop_gradient(self.largest(x))
+
+
+class _GatherBySum(nn.Cell):
+    """Each process puts its rows between zeros, and the sum has them all."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.before, self.after = group.index, group.size - 1 - group.index
+        self.sum = _sum(group)
+        self.zeros, self.concat = ops.Zeros(), ops.Concat(axis=0)
+
+    def construct(self, x: Any) -> Any:
+        parts: tuple[Any, ...] = (x,)
+        if self.before:
+            parts = (self.zeros((self.before * x.shape[0], *x.shape[1:]), x.dtype), *parts)
+        if self.after:
+            parts = (*parts, self.zeros((self.after * x.shape[0], *x.shape[1:]), x.dtype))
+        return self.sum(self.concat(parts))
+
+
+class _ScatterBySum(nn.Cell):
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.index, self.size = group.index, group.size
+        self.sum = _sum(group)
+
+    def construct(self, x: Any) -> Any:
+        own = x.shape[0] // self.size
+        return self.sum(x)[self.index * own : (self.index + 1) * own]
+
+
+def _sum(group: Group) -> Any:
+    return ops.AllReduce(ops.ReduceOp.SUM, group=group.name)

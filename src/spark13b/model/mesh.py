@@ -1,0 +1,105 @@
+"""Which processes share the work, and which part is this one's. `join` is called once, before the model is made."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spark13b.errors import InputError
+from spark13b.model.names import model_axis
+
+if TYPE_CHECKING:
+    from spark13b.config.sections import ParallelConfig
+
+
+@dataclass(frozen=True)
+class Group:
+    """Processes that share something: MindSpore's name of the group, how many they are, this process's place."""
+
+    name: str = ""
+    size: int = 1
+    index: int = 0
+
+    def part(self, size: int) -> slice:
+        """This process's share of `size` equal things."""
+        own = size // self.size
+        return slice(self.index * own, (self.index + 1) * own)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Rank r is number r % model_parallel of data-parallel group r // model_parallel, as in `ckpt.layout`.
+
+    `model`: the processes that share one copy of the model; `data`: those that hold the same part of it and see
+    different rows. With `sequence_parallel` the residual stream is divided over `model`, too.
+    """
+
+    model: Group = Group()
+    data: Group = Group()
+    world: Group = Group()
+    sequence_parallel: bool = False
+
+    def part_of(self, name: str, array: np.ndarray) -> np.ndarray:
+        """What this process holds of a whole parameter, a view; works for adapters, too."""
+        axis = model_axis(name, array.ndim) if self.model.size > 1 else None
+        if axis is None:
+            return array
+        index = [slice(None)] * array.ndim
+        index[axis] = self.model.part(array.shape[axis])
+        return array[tuple(index)]
+
+    def part_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of `part_of` an array of `shape`."""
+        axis = model_axis(name, len(shape)) if self.model.size > 1 else None
+        return tuple(size // self.model.size if at == axis else size for at, size in enumerate(shape))
+
+
+ALONE = Mesh()
+
+
+def processes() -> int:
+    """How many processes this run has: msrun and rank tables tell it in the environment; 1 without them."""
+    if os.environ.get("MS_ROLE") == "MS_WORKER":
+        return int(os.environ["MS_WORKER_NUM"])
+    return int(os.environ.get("RANK_SIZE", "1")) if os.environ.get("RANK_TABLE_FILE") else 1
+
+
+def join(parallel: ParallelConfig) -> Mesh:
+    """Meet the other processes of the run. Raises InputError when they are not as many as `parallel` says."""
+    if processes() != parallel.devices:
+        raise InputError(
+            f"the preset is made for {parallel.devices} devices, and this run has "
+            f"{processes()} process{'es' if processes() > 1 else ''}",
+            where="parallel",
+            fix=f"add --nproc {parallel.devices}, or change parallel.data_parallel and parallel.model_parallel",
+        )
+    if parallel.devices == 1:
+        return ALONE
+    from mindspore import communication
+
+    from spark13b.model.device import device
+
+    device()  # its context comes first
+    communication.init()
+    rank, size = communication.get_rank(), communication.get_group_size()
+    row, column = divmod(rank, parallel.model_parallel)
+    world = Group(communication.GlobalComm.WORLD_COMM_GROUP, size, rank)
+    model = _group(world, "model", [row * parallel.model_parallel + i for i in range(parallel.model_parallel)])
+    data = _group(world, "data", [i * parallel.model_parallel + column for i in range(parallel.data_parallel)])
+    return Mesh(model, data, world, parallel.sequence_parallel and parallel.model_parallel > 1)
+
+
+def _group(world: Group, what: str, ranks: list[int]) -> Group:
+    """The group of these ranks, of which this process is one."""
+    if len(ranks) == 1:
+        return Group()
+    if len(ranks) == world.size:
+        return world
+    from mindspore import communication
+
+    name = f"spark13b-{what}-{ranks[0]}"
+    communication.create_group(name, ranks)
+    return Group(name, len(ranks), ranks.index(world.index))
