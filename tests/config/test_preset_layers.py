@@ -86,6 +86,16 @@ def test_steps_and_epochs_in_one_place_are_refused(tmp_path: Path) -> None:
     assert (error.where, error.line) == (str(file), 2)
 
 
+def test_a_length_in_tokens_is_one_of_three_ways(tmp_path: Path) -> None:
+    train = load_preset("800-sft", assignments=["train.tokens=5000"]).train
+    assert (train.steps, train.epochs, train.tokens) == (None, None, 5000)
+    saved = write(tmp_path, "saved.yaml", load_preset("cpu-tiny-sft", assignments=["train.tokens=5000"]).to_yaml())
+    again = load_preset(saved, assignments=["train.steps=7"]).train
+    assert (again.steps, again.epochs, again.tokens) == (7, None, None)
+    file = write(tmp_path, "my.yaml", "extends: cpu-tiny-sft\ntrain: {steps: 3, epochs: 2, tokens: 9}\n")
+    assert refused(file).what == "train.epochs: 2 epochs and 3 steps and 9 tokens all set the length"
+
+
 def test_a_run_without_a_length_is_one_epoch() -> None:
     train = load_preset("cpu-tiny-sft").train
     assert (train.steps, train.epochs) == (None, 1)

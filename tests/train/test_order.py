@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spark13b.train import order as module
-from spark13b.train.order import batches_of_order, row_order
+from spark13b.train.order import row_order, steps_of_order
 
 
 def joined(*arguments: object) -> list[int]:
@@ -39,8 +39,14 @@ def test_another_seed_is_another_order():
 
 
 @pytest.mark.parametrize("part", [1, 7, 1000])
-def test_batches_come_in_whole_and_none_is_lost_where_parts_meet(monkeypatch, part):
+def test_steps_come_in_whole_and_none_is_lost_where_parts_meet(monkeypatch, part):
     monkeypatch.setattr(module, "_PART", part)
-    parts = list(batches_of_order(10, 2, 9, 4, 0, True))
-    assert all(len(rows) % 4 == 0 for rows in parts)
-    assert np.concatenate(parts).tolist() == joined(10, 8, 28, 0, True)
+    parts = list(steps_of_order(10, 8, 7, 4, 0, True))
+    assert all(rows.shape[1] == 4 for rows in parts)
+    assert np.concatenate(parts).ravel().tolist() == joined(10, 8, 28, 0, True)
+
+
+def test_the_rows_go_on_where_they_were_when_a_step_takes_another_number_of_them():
+    two, three = (steps_of_order(10, *steps, 0, True) for steps in ((0, 3, 2), (6, 4, 3)))
+    seen = [int(row) for steps in (*two, *three) for row in steps.ravel()]
+    assert seen == joined(10, 0, 18, 0, True)

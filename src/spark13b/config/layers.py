@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-# Two ways to say one thing: a layer that uses one of them takes the other back from the layers below
-_ALTERNATIVES = (("train.steps", "train.epochs"), ("train.epochs", "train.steps"))
+# Ways to say one thing: a layer that uses one of them takes the others back from the layers below
+_ALTERNATIVES = ("train.steps", "train.epochs", "train.tokens")
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def merge(layers: Iterable[Layer]) -> Layer:
     merged = Layer()
     for layer in layers:
         lower = merged.values
-        for used, other in _ALTERNATIVES:
-            if layer.get(used) is not None and layer.get(other) is None:
-                lower = _without(lower, other)
+        if any(layer.get(way) is not None for way in _ALTERNATIVES):
+            for way in _ALTERNATIVES:
+                lower = _without(lower, way)
         earlier = {key: origin for key, origin in merged.origins.items() if key not in layer.origins}
         merged = Layer(_merge(lower, layer.values), earlier | layer.origins)
     return merged

@@ -19,6 +19,7 @@ from spark13b.config.preset import Preset
 from spark13b.errors import InputError, nearest
 
 _MODEL = "model.model_config"
+_PEAK_TFLOPS = {"910A": 256, "910B": 313}  # as presets/parts/machine-*.yaml
 _PET = f"{_MODEL}.pet_config"
 
 # Carried over as they are: key of the original -> key of the preset
@@ -215,6 +216,8 @@ class _Import:
         self._put("machine.devices", devices, "parallel_config")
         if gigabytes is not None and not on_cpu:
             self._put("machine.max_device_memory_gb", gigabytes, "context.max_device_memory")
+        if chip in _PEAK_TFLOPS:
+            self._put("machine.peak_tflops", _PEAK_TFLOPS[chip], "context.max_device_memory")
         shard, sequence = "parallel.enable_parallel_optimizer", f"{_MODEL}.seq_parallel"
         self._either("parallel.optimizer_shard", (shard, "parallel_config.optimizer_shard"))
         self._either("parallel.sequence_parallel", (sequence, "parallel_config.use_seq_parallel"))

@@ -13,6 +13,7 @@ from spark13b.config.template import PROMPT_TEMPLATE
 
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "out_proj", "fc0", "fc1", "fc2")  # every matrix product of a layer
 _MAX_SEED = 2**32 - 1  # numpy's
+_LENGTHS = ("epochs", "steps", "tokens")
 
 
 class MachineConfig(Checked):
@@ -24,6 +25,7 @@ class MachineConfig(Checked):
     devices: int = Field(1, ge=1, description="devices of the whole run; on a CPU, processes")
     devices_per_node: int = Field(8, ge=1, description="devices of one machine")
     max_device_memory_gb: float | None = Field(None, gt=0, description="limit a device, null for none")
+    peak_tflops: float | None = Field(None, gt=0, description="of a device in 16 bits; null: a CPU's is measured")
 
     def _problems(self) -> Iterator[Problem]:
         if self.device == "ascend" and self.chip == "none":
@@ -89,12 +91,13 @@ class ScheduleConfig(Checked):
 
 
 class TrainConfig(Checked):
-    """The training run. Its length is `steps` or `epochs`, never both."""
+    """The training run. Its length is one of `steps`, `epochs` and `tokens`."""
 
     batch_size: int = Field(1, ge=1, description="rows a data-parallel group takes at once")
     accumulation_steps: int = Field(1, ge=1, description="such batches whose gradients are added up for one step")
     steps: int | None = Field(None, ge=1, description="length of the run in steps")
-    epochs: int | None = Field(None, ge=1, description="length in passes over the data; 1 when steps is null")
+    epochs: int | None = Field(None, ge=1, description="length in passes over the data; 1 when no length is given")
+    tokens: int | None = Field(None, ge=1, description="length in tokens, rounded up to whole steps")
     loss_mask_alignment: Literal["target", "input"] = Field("target", description="input: the original's numbers")
     loss_scale: Literal["none", "fixed", "dynamic"] = "none"
     loss_scale_value: float = Field(2.0**32, ge=1, description="the fixed scale, or where the dynamic one starts")
@@ -106,20 +109,29 @@ class TrainConfig(Checked):
     seed: int = Field(0, ge=0, le=_MAX_SEED)
     shuffle: bool = True
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints, null: only at the end")
-    keep_checkpoints: int = Field(3, ge=1, description="older ones are deleted")
+    keep_checkpoints: int = Field(3, ge=1, description="older ones are deleted, but for the best")
+    eval_every: int | None = Field(None, ge=1, description="steps between evaluations, null: only at the end")
     log_every: int = Field(1, ge=1, description="steps between records in metrics.jsonl")
 
     @model_validator(mode="before")
     @classmethod
     def _one_epoch_by_default(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("steps") is None and values.get("epochs") is None:
+        if isinstance(values, dict) and all(values.get(way) is None for way in _LENGTHS):
             return {**values, "epochs": 1}
         return values
 
     def _problems(self) -> Iterator[Problem]:
-        if self.steps is not None and self.epochs is not None:
-            what = f"{self.epochs} epochs and {self.steps} steps both set the length"
-            yield Problem("epochs", what, "set one of them to null", ("steps",))
+        given = {way: getattr(self, way) for way in _LENGTHS if getattr(self, way) is not None}
+        if len(given) > 1:
+            ways = " and ".join(f"{length} {way}" for way, length in given.items())
+            what = f"{ways} {'both' if len(given) == 2 else 'all'} set the length"
+            first, *others = given
+            yield Problem(
+                first,
+                what,
+                "set all but one of them to null" if others[1:] else "set one of them to null",
+                tuple(others),
+            )
 
 
 class LoraConfig(Checked):

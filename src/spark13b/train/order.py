@@ -1,4 +1,7 @@
-"""Which rows a step sees: a function of seed and position alone, so that a run can go on anywhere."""
+"""Which rows a step sees: a function of seed and position alone, so that a run can go on anywhere.
+
+The position is the number of rows that were seen, whatever number of them a step took.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +30,16 @@ def row_order(rows: int, first: int, count: int, seed: int, shuffle: bool) -> It
             offset, position = offset + size, position + size
 
 
-def batches_of_order(
-    rows: int, first_step: int, steps: int, batch: int, seed: int, shuffle: bool
+def steps_of_order(
+    rows: int, position: int, steps: int, step_rows: int, seed: int, shuffle: bool
 ) -> Iterator[np.ndarray]:
-    """Yield long stretches of `row_order` that are whole batches, for steps first_step..steps."""
+    """Yield the row numbers of `steps` steps, from `position` rows on: long stretches (steps, step_rows)."""
     waiting = np.zeros(0, np.int64)
-    for part in row_order(rows, first_step * batch, (steps - first_step) * batch, seed, shuffle):
+    for part in row_order(rows, position, steps * step_rows, seed, shuffle):
         waiting = np.concatenate((waiting, part))
-        whole = len(waiting) // batch * batch
+        whole = len(waiting) // step_rows * step_rows
         if whole >= _PART:
-            yield waiting[:whole]
+            yield waiting[:whole].reshape(-1, step_rows)
             waiting = waiting[whole:]
     if len(waiting):
-        yield waiting
+        yield waiting.reshape(-1, step_rows)

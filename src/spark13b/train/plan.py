@@ -9,6 +9,7 @@ from typing import Any
 from spark13b.config.preset import Preset
 from spark13b.errors import InputError
 from spark13b.model.names import expected_shapes
+from spark13b.train.length import rows_a_step, run_steps
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -51,14 +52,14 @@ def make_plan(preset: Preset, rows: int, row_length: int) -> Plan:
     shapes = expected_shapes(preset.model)
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     parallel = preset.parallel
-    batch = preset.train.batch_size * parallel.data_parallel
+    batch = rows_a_step(preset)
     weights = sum(size * _BYTES[stored_type(name, preset)] for name, size in sizes.items())
     parameters = sum(sizes.values())
     state = 8 * parameters  # Adam's m and v, float32
     shards = parallel.model_parallel
     return Plan(
         parameters=parameters,
-        steps=preset.train.steps or math.ceil((preset.train.epochs or 1) * rows / batch),
+        steps=run_steps(preset, rows, tokens),
         rows=rows,
         batch_size=batch,
         tokens=tokens,

@@ -21,7 +21,7 @@ from spark13b.progress import SILENT, Progress
 from spark13b.run_folder import RunFolder
 from spark13b.train.interrupt import interruptible
 from spark13b.train.loss_scale import LossScale
-from spark13b.train.order import batches_of_order
+from spark13b.train.order import steps_of_order
 from spark13b.train.plan import Plan, make_plan
 from spark13b.train.schedule import learning_rate
 
@@ -245,16 +245,16 @@ class _Training:
 
     def _batches(self) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         preset = self.job.preset
-        orders = batches_of_order(
+        orders = steps_of_order(
             self.plan.rows,
-            self.step_number,
-            self.plan.steps,
+            self.step_number * self.plan.batch_size,
+            self.plan.steps - self.step_number,
             self.plan.batch_size,
             preset.train.seed,
             preset.train.shuffle,
         )
         for order in orders:
-            yield from open_rows(self.job.data, self.plan.batch_size, order=order)
+            yield from open_rows(self.job.data, self.plan.batch_size, order=order.ravel())
 
     def _metrics(self) -> IO[str]:
         """The metrics file, cut back to the step that the run goes on from."""
