@@ -1,11 +1,14 @@
 """The folder a training run lives in: what `train` writes there and `infer` and `--resume` find again.
 
 preset.yaml               the resolved preset; runs again from there
+environment.json          every start of the run: versions, machine, command, data
 tokenizer/                the tokenizer of the rows
-metrics.jsonl, loss.png   a line a step, and the curve
+metrics.jsonl, loss.png   a line a step and an evaluation, and the curve
+tensorboard/              the same numbers as events
 checkpoints/step-00000050/rank_0/model.ckpt   the weights, complete
                          optimizer.ckpt       Adam's state
-                         state.json           where the run stands
+                         state.json           where the run stands; written last
+checkpoints/best          a link to the checkpoint with the smallest loss in an evaluation
 """
 
 from __future__ import annotations
@@ -39,6 +42,18 @@ class RunFolder:
     def curve(self) -> Path:
         return self.path / "loss.png"
 
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best"
+
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint after `step` steps."""
         return self.path / "checkpoints" / f"step-{step:08d}"
@@ -59,6 +74,14 @@ def step_of(checkpoint: Path) -> int:
     match = _STEP.fullmatch(checkpoint.name)
     assert match is not None, checkpoint
     return int(match[1])
+
+
+def run_around(path: Path) -> RunFolder | None:
+    """The run that `path` is or lies in (a checkpoint of it, for example)."""
+    for folder in (path, *path.absolute().parents[:4]):
+        if RunFolder(folder).is_run():
+            return RunFolder(folder)
+    return None
 
 
 def weights_of(path: Path) -> Path:

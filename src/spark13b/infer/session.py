@@ -12,7 +12,7 @@ from typing import Any
 from spark13b.config import Preset, load_preset
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError
-from spark13b.run_folder import RunFolder, weights_of
+from spark13b.run_folder import RunFolder, run_around, weights_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def find_model(
             )
     if not load.exists():
         raise InputError("there is no such checkpoint", where=load, fix="check --load")
-    run = _run_around(load)
+    run = run_around(load)
     if preset is None and run is None:
         raise InputError(
             "no preset was given, and the checkpoint is not in a run's folder",
@@ -81,14 +81,6 @@ def find_model(
             )
         tokenizer = run.tokenizer
     return FoundModel(values, weights_of(load), SparkTokenizer.load(tokenizer), is_demo)
-
-
-def _run_around(load: Path) -> RunFolder | None:
-    """The run that `load` is or lies in (a checkpoint of it)."""
-    for folder in (load, *load.parents[:4]):
-        if RunFolder(folder).is_run():
-            return RunFolder(folder)
-    return None
 
 
 class Session:

@@ -1,10 +1,15 @@
-"""Saving where a run stands and going on from there: weights, Adam's state, position, loss scale."""
+"""Saving where a run stands and going on from there: weights, Adam's state, position, loss scale.
+
+A checkpoint is a folder that appears whole. `state.json` is written last and knows the size of every other file, so
+that one which was damaged later (a full disk, a copy that broke off) is found out, and the one before it is taken.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,7 @@ import numpy as np
 
 from spark13b.ckpt import open_checkpoint, write_checkpoint
 from spark13b.errors import InputError
-from spark13b.files import replacing
+from spark13b.files import replacing, write_text
 from spark13b.model.causal_lm import SparkForCausalLM, set_parameter
 from spark13b.run_folder import RunFolder, step_of
 from spark13b.train.optimizer import AdamW
@@ -21,73 +26,164 @@ from spark13b.train.optimizer import AdamW
 _WEIGHTS, _OPTIMIZER, _STATE = Path("rank_0", "model.ckpt"), Path("optimizer.ckpt"), Path("state.json")
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunState:
-    """Where a run stands after `step` steps. The order of the rows follows from `seed` and `step`."""
+    """Where a run stands. Which rows come next follows from `seed`, `rows` and `rows_done` alone."""
 
-    step: int
-    updates: int  # steps that changed the weights
-    tokens: int
-    loss_scale: float
-    good_steps: int
     seed: int
-    rows: int
-    batch_size: int
+    rows: int  # of the file
+    step_rows: int = 0  # rows of the last step; a run may go on with another number
+    step: int = 0
+    updates: int = 0  # steps that changed the weights
+    tokens: int = 0
+    rows_done: int = 0
+    loss_scale: float = 1.0
+    good_steps: int = 0
+    smoothed_loss: float | None = None
+    evaluated: int = 0  # the step of the last evaluation
+    best_step: int | None = None
+    best_loss: float | None = None
+
+    @property
+    def skipped(self) -> int:
+        """Steps whose gradients overflowed."""
+        return self.step - self.updates
 
 
 def save(run: RunFolder, state: RunState, model: SparkForCausalLM, optimizer: AdamW, keep: int) -> Path:
-    """Write the checkpoint after `state.step` steps, whole or not at all; then drop all but the newest `keep`."""
+    """Write the checkpoint after `state.step` steps; then drop all but the newest `keep` and the best."""
     folder = run.checkpoint(state.step)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder, force=True) as draft:
         (draft / _WEIGHTS).parent.mkdir(parents=True)
-        write_checkpoint(draft / _WEIGHTS, _arrays(model.weights().items()))
-        moments = [(parameter.name, parameter) for parameter in (*optimizer.m, *optimizer.v)]
-        write_checkpoint(draft / _OPTIMIZER, _arrays(moments))
-        (draft / _STATE).write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
-    for old in run.checkpoints()[:-keep]:
-        shutil.rmtree(old)
+        write_checkpoint(draft / _WEIGHTS, _arrays((name, one) for name, one in model.weights().items()))
+        write_checkpoint(draft / _OPTIMIZER, _arrays((one.name, one) for one in optimizer.state()))
+        parts = (_WEIGHTS, _OPTIMIZER)
+        sizes = {str(part): (draft / part).stat().st_size for part in parts}
+        (draft / _STATE).write_text(_state_text(state, sizes), encoding="utf-8")
+    _tidy(run, state, keep)
     return folder
 
 
-def restore(folder: Path, model: SparkForCausalLM, optimizer: AdamW) -> RunState:
-    """Load a checkpoint of `save`. Raises InputError when a part is missing or broken."""
+def amend(run: RunFolder, state: RunState, keep: int) -> None:
+    """Write `state` into the checkpoint that its step has already: an evaluation came after it."""
+    folder = run.checkpoint(state.step)
+    files = json.loads((folder / _STATE).read_text(encoding="utf-8"))["files"]
+    write_text(folder / _STATE, _state_text(state, files), force=True)
+    _tidy(run, state, keep)
+
+
+def restore(run: RunFolder, model: SparkForCausalLM, optimizer: AdamW, note: Callable[[str], None]) -> RunState | None:
+    """Load the newest checkpoint that is whole; None when there is none yet.
+
+    One that is damaged is passed over with a note. Raises InputError when all are, or none fits the model.
+    """
+    _remove_leftovers(run)
+    passed_over: list[tuple[Path, InputError]] = []
+    for folder in reversed(run.checkpoints()):
+        try:
+            state = _load(folder, model, optimizer)
+        except InputError as error:
+            passed_over.append((folder, error))
+            continue
+        for damaged, reason in passed_over:
+            note(f"note: {damaged.name} is damaged ({reason.what}); going on from {folder.name}")
+        _link_best(run, state)
+        return state
+    if passed_over:
+        raise passed_over[0][1]
+    return None
+
+
+def read_state(folder: Path) -> RunState:
+    """The state of a checkpoint's folder. Raises InputError when a file of it is missing or not of its size."""
+    path = folder / _STATE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        files = values.pop("files")
+        state = RunState(**values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"the run's state cannot be read: {error}", where=path, fix=_cure(folder)) from error
+    for name, size in files.items():
+        file = folder / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            what = f"{name} is missing" if found is None else f"{name} has {found:,} bytes, not {size:,}"
+            raise InputError(what, where=file, fix=_cure(folder))
+    return state
+
+
+def last_good(run: RunFolder) -> Path | None:
+    """The newest checkpoint whose weights are all finite."""
+    for folder in reversed(run.checkpoints()):
+        try:
+            with open_checkpoint(folder / _WEIGHTS.parent) as weights:
+                if all(math.isfinite(float(np.sum(np.asarray(weights[name], np.float64)))) for name in weights):
+                    return folder
+        except InputError:
+            continue
+    return None
+
+
+def _load(folder: Path, model: SparkForCausalLM, optimizer: AdamW) -> RunState:
     state = read_state(folder)
     with open_checkpoint(folder / _WEIGHTS.parent) as weights:
         model.load_state(weights)
-    with open_checkpoint(folder / _OPTIMIZER) as moments:
-        for parameter in (*optimizer.m, *optimizer.v):
-            if parameter.name not in moments:
+    with open_checkpoint(folder / _OPTIMIZER) as arrays:
+        for parameter in optimizer.state():
+            if parameter.name not in arrays:
                 raise InputError(
                     f"the optimizer state lacks {parameter.name}",
                     where=folder / _OPTIMIZER,
                     fix="resume with the preset that the run began with, or begin anew with --load",
                 )
-            set_parameter(parameter, moments[parameter.name])
+            set_parameter(parameter, optimizer.part_of(parameter.name, arrays[parameter.name]))
     return state
 
 
-def read_state(folder: Path) -> RunState:
-    """The state of a checkpoint's folder."""
-    path = folder / _STATE
-    try:
-        return RunState(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"the run's state cannot be read: {error}",
-            where=path,
-            fix=f"delete {folder} to go on from the checkpoint before it",
-        ) from error
+def _state_text(state: RunState, files: dict[str, int]) -> str:
+    return json.dumps({**asdict(state), "files": files}, indent=2)
 
 
-def newest(run: RunFolder) -> Path:
-    """The newest checkpoint to resume from. Raises InputError when there is none."""
-    found = run.checkpoints()
-    if not found:
-        raise InputError("there is no checkpoint to resume from", where=run.path, fix="leave out --resume")
-    return max(found, key=step_of)
+def _tidy(run: RunFolder, state: RunState, keep: int) -> None:
+    """Point to the best checkpoint and drop what is neither it nor among the newest, and what lies ahead of `state`.
+
+    What lies ahead was written before the run went on from an older checkpoint, the newer ones being damaged.
+    """
+    _link_best(run, state)
+    best = None if state.best_step is None else run.checkpoint(state.best_step)
+    past = [folder for folder in run.checkpoints() if step_of(folder) <= state.step]
+    for folder in run.checkpoints():
+        if folder not in past[-keep:] and folder != best:
+            shutil.rmtree(folder)
+
+
+def _link_best(run: RunFolder, state: RunState) -> None:
+    """Make `checkpoints/best` what `state` says."""
+    target = None if state.best_step is None else run.checkpoint(state.best_step)
+    if target is None or not target.is_dir():
+        run.best.unlink(missing_ok=True)
+        return
+    if run.best.is_symlink() and run.best.readlink() == Path(target.name):
+        return
+    new = run.best.with_name(".best.part")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target.name)
+    new.replace(run.best)
+
+
+def _remove_leftovers(run: RunFolder) -> None:
+    """Remove what `files.replacing` was writing when the run was killed."""
+    for folder in (run.path, run.best.parent, *run.checkpoints()):
+        for left in folder.glob(".*.part") if folder.is_dir() else ():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
 
 
 def _arrays(parameters: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, np.ndarray]]:
     for name, parameter in parameters:
         yield name, parameter.asnumpy()
+
+
+def _cure(folder: Path) -> str:
+    return f"delete {folder} to go on from the checkpoint before it"

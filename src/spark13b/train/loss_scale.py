@@ -25,6 +25,11 @@ class LossScale:
         value = 1.0 if config.loss_scale == "none" else config.loss_scale_value
         return cls(value, config.loss_scale == "dynamic", config.loss_scale_factor, config.loss_scale_window)
 
+    @property
+    def explains_overflow(self) -> bool:
+        """Whether gradients that are not finite may be the scale's doing: a smaller one is still to be tried."""
+        return self.dynamic and self.value > _SMALLEST
+
     def update(self, finite: bool) -> None:
         """Take note of a step whose gradients were finite, or not."""
         if not self.dynamic:

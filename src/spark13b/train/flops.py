@@ -1,0 +1,57 @@
+"""Floating point operations: what a token of training needs, and what a device can do in a second."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import cache
+
+import numpy as np
+
+from spark13b.config.preset import Preset
+from spark13b.model.names import expected_shapes
+
+_MEASURE_SECONDS = 0.3
+_SIDE = 1024  # of the matrices that are multiplied
+
+
+def flops_per_token(preset: Preset, tokens: int) -> float:
+    """Floating point operations that training spends on one token of a row of `tokens`.
+
+    6 P + 12 L C K. P: numbers in the matrices, the embedding counted once, as the output projection (2 P forward, 4 P
+    backward). The products of queries with keys and of weights with values cost 4 C K a layer forward and twice that
+    backward; K is the mean number of visible keys, sum over t = 1..T of min(t, window) / T. What recomputing costs on
+    top is not counted: these are the model's operations, not the machine's.
+    """
+    model = preset.model
+    matrices = sum(math.prod(shape) for shape in expected_shapes(model).values() if len(shape) == 2)
+    window = min(model.sparse_local_size, tokens)
+    keys = (window * (window + 1) / 2 + (tokens - window) * window) / tokens
+    return 6.0 * matrices + 12.0 * model.num_layers * model.hidden_size * keys
+
+
+def peak_flops(preset: Preset) -> float | None:
+    """What all devices of the run can do in a second: machine.peak_tflops, on a CPU measured; None when unknown."""
+    machine = preset.machine
+    if machine.peak_tflops is not None:
+        return machine.peak_tflops * 1e12 * preset.parallel.devices
+    if machine.device == "cpu":
+        return measured_peak(preset.model.compute_type) * preset.parallel.devices
+    return None
+
+
+@cache
+def measured_peak(type_name: str) -> float:
+    """Operations a second in products of square matrices, measured once a process for 0.3 s; the best of them."""
+    from mindspore import Tensor, ops
+
+    from spark13b.model.device import device, dtype
+
+    device()
+    matrix = Tensor(np.random.default_rng(0).standard_normal((_SIDE, _SIDE)).astype(np.float32), dtype(type_name))
+    best, began = math.inf, time.perf_counter()
+    while time.perf_counter() - began < _MEASURE_SECONDS or best == math.inf:
+        start = time.perf_counter()
+        ops.matmul(matrix, matrix).asnumpy()
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * _SIDE**3 / best
