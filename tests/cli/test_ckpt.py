@@ -80,9 +80,8 @@ def test_training_state_and_adapters_are_cut_off(tmp_path: Path, tensors: dict) 
     write_checkpoint(tmp_path / "all.ckpt", tensors | extra)
     said = run("ckpt", "convert", tmp_path / "all.ckpt", tmp_path / "w.ckpt", "--keep", "weights")
     assert "left out: 1 LoRA adapters, 2 entries of training state" in said.stderr
-    run("ckpt", "convert", tmp_path / "all.ckpt", tmp_path / "l.ckpt", "--keep", "adapters")
-    with open_checkpoint(tmp_path / "w.ckpt") as kept, open_checkpoint(tmp_path / "l.ckpt") as adapters:
-        assert set(kept) == set(tensors) and list(adapters) == [f"{layer}mindpet_delta_lora_a"]
+    with open_checkpoint(tmp_path / "w.ckpt") as kept:
+        assert set(kept) == set(tensors)
     run("ckpt", "verify", tmp_path / "w.ckpt", "--preset", PRESET)
 
 
@@ -162,7 +161,7 @@ def without_speed(text: str) -> str:
     return re.sub(r"in \S+ \([\d.]+ \w+/s\)", "in TIME", text)
 
 
-@pytest.mark.parametrize("command", ["convert", "info", "verify", "diff", "split", "merge"])
+@pytest.mark.parametrize("command", ["convert", "info", "verify", "diff", "split", "merge", "merge-lora", "extract-lora"])
 def test_every_help_page_ends_with_an_example(command: str) -> None:
     assert f"Example: spark13b ckpt {command}" in " ".join(run("ckpt", command, "--help").stdout.split())
 

@@ -17,7 +17,7 @@ from spark13b.ckpt.tensors import Checkpoint
 def side_by_side(parts: Sequence[Iterable[memoryview]], row_bytes: int) -> Iterator[memoryview]:
     """The first row of every part, the second row of every part, ...; a row of one part has `row_bytes` bytes."""
     rows = max(1, PIECE // (row_bytes * len(parts)))
-    for blocks in zip(*(_blocks(part, rows * row_bytes) for part in parts), strict=True):
+    for blocks in zip(*(blocks_of(part, rows * row_bytes) for part in parts), strict=True):
         matrices = [np.frombuffer(block, np.uint8).reshape(-1, row_bytes) for block in blocks]
         yield as_bytes(np.concatenate(matrices, axis=1))
 
@@ -58,7 +58,7 @@ class Workspace:
         return self._memory[: info.nbytes].view(info.dtype).reshape(info.shape)
 
 
-def _blocks(pieces: Iterable[memoryview], size: int) -> Iterator[bytes | memoryview]:
+def blocks_of(pieces: Iterable[memoryview], size: int) -> Iterator[bytes | memoryview]:
     """The same bytes in blocks of `size`; the last one may be shorter."""
     kept = b""
     for piece in pieces:

@@ -13,7 +13,6 @@ from spark13b.cli.convert import AllowOverflow, EmbedBf16, LayernormBf16, Source
 
 if TYPE_CHECKING:
     from spark13b.ckpt.tensors import Checkpoint
-    from spark13b.model.names import Kind
 
 app = typer.Typer(
     add_completion=False,
@@ -36,11 +35,17 @@ class Keep(str, Enum):  # noqa: UP042
 
     all = "all"
     weights = "weights"
-    adapters = "adapters"
 
 
-_KINDS: dict[Keep, Kind] = {Keep.weights: "weight", Keep.adapters: "adapter"}
-
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        "--alpha",
+        min=0,
+        help="The adapters' alpha, where the file does not say it: 128 in the original's presets.",
+        show_default=False,
+    ),
+]
 ToOption = Annotated[To | None, typer.Option("--to", help="File format; without it DST's suffix tells.")]
 
 
@@ -55,9 +60,7 @@ def convert(
     embed_bf16: EmbedBf16 = False,
     layernorm_bf16: LayernormBf16 = False,
     allow_overflow: AllowOverflow = False,
-    keep: Annotated[
-        Keep, typer.Option("--keep", help="What goes into DST: cut off training state and adapters.")
-    ] = Keep.all,
+    keep: Annotated[Keep, typer.Option("--keep", help="weights: cut off training state and adapters.")] = Keep.all,
     shard_size: Annotated[
         str | None, typer.Option("--shard-size", help="Largest shard, e.g. 4GB; DST is a folder.")
     ] = None,
@@ -77,9 +80,9 @@ def convert(
     limit = bytes_of(shard_size) if shard_size is not None else None
     with open_checkpoint(source) as opened:
         wanted = opened
-        if keep is not Keep.all:
-            wanted = only(opened, [_KINDS[keep]])
-            dropped = left_out(list(opened), [_KINDS[keep]])
+        if keep is Keep.weights:
+            wanted = only(opened, ["weight"])
+            dropped = left_out(list(opened), ["weight"])
             if dropped:
                 progress.note(dropped)
         if dtype is not None:
@@ -236,6 +239,80 @@ def merge(
         raise InputError(f"there is no {MANIFEST} beside the slices", where=source, fix=fix)
     with open_checkpoint(source) as slices:
         report(write(slices, target, format, origin=source, force=force, progress=TerminalProgress()), json)
+
+
+@app.command(name="merge-lora", epilog="Example: spark13b ckpt merge-lora base runs/lora merged")
+def merge_lora(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="The base model: a checkpoint of whatever format.")],
+    adapter: Annotated[
+        Path,
+        typer.Argument(metavar="ADAPTER", help="adapters.safetensors, a LoRA run, or BASE itself if it holds both."),
+    ],
+    target: Target,
+    alpha: Alpha = None,
+    to: ToOption = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="bfloat16, float16 or float32; without it the base's own.")
+    ] = None,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Fold LoRA adapters into their base: a model like any other, as fast as without adapters."""
+    from spark13b.ckpt.adapters import open_adapters
+    from spark13b.ckpt.casting import target_dtype, with_dtype
+    from spark13b.ckpt.conversion import chosen_format, refuse_same
+    from spark13b.ckpt.conversion import convert as write
+    from spark13b.ckpt.merging import merged
+    from spark13b.ckpt.opening import open_checkpoint
+    from spark13b.ckpt.selection import left_out
+    from spark13b.cli.console import TerminalProgress
+
+    progress = TerminalProgress()
+    format = chosen_format(target, to.value if to else None if target.suffix else "ckpt")
+    wanted = target_dtype(dtype) if dtype is not None else None
+    with open_checkpoint(base) as weights, open_adapters(adapter, alpha) as adapters:
+        for note in (adapters.doubt(weights), left_out(list(weights), ["weight", "adapter"])):
+            if note:
+                progress.note(note)
+        refuse_same(adapter, target)
+        result = merged(weights, adapters, wanted)
+        if wanted is not None:
+            result = with_dtype(result, wanted)
+        report(write(result, target, format, origin=base, force=force, progress=progress), json)
+
+
+@app.command(
+    name="extract-lora", epilog="Example: spark13b ckpt extract-lora rank_0.ckpt adapters.safetensors --alpha 128"
+)
+def extract_lora(
+    source: Source,
+    target: Annotated[
+        Path, typer.Argument(metavar="DST", help="A .safetensors file, or a folder for adapters.safetensors.")
+    ],
+    alpha: Alpha = None,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Cut LoRA adapters out of a checkpoint that also holds base and training state, as MindFormers writes them."""
+    import time
+
+    from spark13b.ckpt.adapters import ADAPTERS, open_adapters, write_adapters
+    from spark13b.ckpt.conversion import Conversion, refuse_same
+    from spark13b.cli.console import TerminalProgress
+    from spark13b.errors import InputError
+
+    if target.suffix not in ("", ".safetensors"):
+        raise InputError(
+            "adapters are written as safetensors", where=target, fix="name a .safetensors file or a folder"
+        )
+    start = time.monotonic()
+    with open_adapters(source, alpha) as adapters:
+        refuse_same(source, target)
+        file = target if target.suffix else target / ADAPTERS
+        written = write_adapters(file, adapters.tensors, adapters.card, force=force, progress=TerminalProgress())
+        lora = adapters.lora
+    what = f"LoRA adapters of rank {lora.rank}, alpha {lora.alpha:g}"
+    report(Conversion(source, file, what, written, time.monotonic() - start), json)
 
 
 def _summary(checkpoint: Checkpoint, presets: list[str]) -> dict[str, Any]:

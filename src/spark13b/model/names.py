@@ -22,7 +22,8 @@ _SHOWN = 5  # names of each sort in an error
 
 # Masks and caches of the original: made anew by the model, never loaded.
 _BUFFER = re.compile(r"(^|[._])(slice_sparse_mask|attention_mask|key_past|value_past)$")
-_ADAPTER = re.compile(r"\.mindpet_delta_lora_[ab]$")
+# MindFormers' name; of its versions, some write A and B as capitals, and the oldest `tk` for mindpet.
+_ADAPTER = re.compile(r"\.(mindpet|tk)_delta_lora_[abAB]$")
 # Optimizer state and counters of our trainer, of MindSpore's optimizers and of the original's training wrapper. A state
 # is named like its parameter with the sort before it; counters stand alone.
 _STATE = r"adam_[mv]|master|moments?[12]?|accum|accumulation|grad_accum|moving_avg|moving_average"
@@ -58,6 +59,13 @@ def kind_of(name: str) -> Kind:
     if _ADAPTER.search(name):
         return "adapter"
     return "weight"
+
+
+def adapter_name(name: str) -> str:
+    """The name that an adapter of a file has here: there it may be spelt otherwise, with more or less before it."""
+    linear, _, last = name.rpartition(".")
+    found = re.search(r"(^|\.)layers\.(\d+\..+)$", linear)
+    return f"{_LAYERS}{found[2]}.mindpet_delta_lora_{last[-1].lower()}" if found else name
 
 
 def is_norm(name: str) -> bool:
