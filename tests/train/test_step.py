@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import mindspore
 import numpy as np
 import pytest
 from mindspore import Tensor
 
-from model.compiled import make_model, tensors
+from model.compiled import make_model
 from model.numpy_model import NumpyModel, random_weights
 from spark13b.config.model import SparkConfig
 from spark13b.config.sections import OptimizerConfig
 from spark13b.model import SparkForCausalLM
+from spark13b.model.mesh import ALONE
+from spark13b.train.gradients import placement
 from spark13b.train.optimizer import AdamW, corrected
-from spark13b.train.step import TrainStep
+from spark13b.train.step import Step
 from train.numpy_adam import NumpyAdam, clipped, global_norm
 
 CONFIG = SparkConfig(
@@ -42,18 +43,18 @@ def batch(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 19, (3, 14)), rng.integers(0, 2, (3, 13)).astype(float)
 
 
-def make(clip_norm: float | None, guard: bool) -> tuple[SparkForCausalLM, AdamW, Run]:
+def make(clip_norm: float | None, guard: bool, accumulation: int = 1) -> tuple[SparkForCausalLM, AdamW, Run]:
     """A model, its optimizer, and a function that takes one step -> loss and gradient norm."""
     model = make_model(CONFIG, random_weights(CONFIG, seed=1))
-    parameters = list(model.weights().values())
-    optimizer = AdamW(parameters, OPTIMIZER)
-    step = TrainStep(model, parameters, optimizer, clip_norm, guard)
+    weights = model.weights()
+    optimizer = AdamW(list(weights.values()), OPTIMIZER)
+    placements = [placement(name, tuple(one.shape), ALONE, False) for name, one in weights.items()]
+    step = Step(model, optimizer, placements, clip_norm, guard, accumulation)
 
     def run(seed: int, lr: float, updates: int, scale: float = 1.0) -> tuple[float, float]:
         rate, decay = corrected(OPTIMIZER, lr, updates)
-        scalars = [Tensor(value, mindspore.float32) for value in (rate, decay, scale)]
-        loss, norm = step(*tensors(*batch(seed)), *scalars)
-        return float(loss.asnumpy()), float(norm.asnumpy())
+        ids, mask = batch(seed)
+        return step(ids.astype(np.int32), mask.astype(np.float32), rate, decay, scale, updates - 1)
 
     return model, optimizer, run
 
@@ -83,6 +84,29 @@ def test_three_steps_with_clipping_equal_numpy() -> None:
     limit = 2.0
     norms = check_three_steps(make(limit, guard=False), limit, scale=1.0)
     assert min(norms) < limit < max(norms), f"choose another limit: some steps must be clipped and some not, {norms}"
+
+
+class TestAccumulation:
+    """Three parts of one row each are a batch of three rows, here with a loss scale and its guard."""
+
+    @pytest.fixture(scope="class")
+    def made(self) -> tuple[SparkForCausalLM, AdamW, Run]:
+        return make(None, guard=True, accumulation=3)
+
+    def test_three_steps_in_parts_equal_numpy_with_the_whole_batch(
+        self, made: tuple[SparkForCausalLM, AdamW, Run]
+    ) -> None:
+        check_three_steps(made, None, scale=2.0**16)
+
+    def test_sums_that_are_not_finite_are_forgotten(self, made: tuple[SparkForCausalLM, AdamW, Run]) -> None:
+        model, optimizer, run = made
+        before = everything(model, optimizer)
+        _, norm = run(8, 1e-2, 5, float("inf"))
+        assert not np.isfinite(norm)
+        assert everything(model, optimizer) == before
+        loss, norm = run(9, 1e-2, 5)
+        assert np.isfinite(loss)
+        assert np.isfinite(norm)
 
 
 class TestGuard:

@@ -94,6 +94,38 @@ class ScatterRows(nn.Cell):
         return (self.gather(dout),)
 
 
+class TakeRows(nn.Cell):
+    """This process's rows of what all have, (N, ...) -> (N / size, ...); gradients are put together."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.index, self.size = group.index, group.size
+        self.gather = all_gather(group)
+
+    def construct(self, x: Any) -> Any:
+        own = x.shape[0] // self.size
+        return x[self.index * own : (self.index + 1) * own]
+
+    def bprop(self, x: Any, out: Any, dout: Any) -> tuple[Any]:
+        return (self.gather(dout),)
+
+
+class JoinRows(nn.Cell):
+    """What `TakeRows` took, put together; each process has the gradient of the whole and takes its rows of it."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.index = group.index
+        self.gather = all_gather(group)
+
+    def construct(self, x: Any) -> Any:
+        return self.gather(x)
+
+    def bprop(self, x: Any, out: Any, dout: Any) -> tuple[Any]:
+        own = x.shape[0]
+        return (dout[self.index * own : (self.index + 1) * own],)
+
+
 def all_reduce(group: Group) -> Any:
     """x -> the sum over the group, without a gradient."""
     return Same() if group.size == 1 else _sum(group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,18 +79,23 @@ def join(parallel: ParallelConfig) -> Mesh:
         )
     if parallel.devices == 1:
         return ALONE
+    world = meet()
+    row, column = divmod(world.index, parallel.model_parallel)
+    model = _group(world, "model", [row * parallel.model_parallel + i for i in range(parallel.model_parallel)])
+    data = _group(world, "data", [i * parallel.model_parallel + column for i in range(parallel.data_parallel)])
+    return Mesh(model, data, world, parallel.sequence_parallel and parallel.model_parallel > 1)
+
+
+@cache
+def meet() -> Group:
+    """Wait for all processes of the run, once. msrun's scheduler serves them here, and ends when they have gone."""
     from mindspore import communication
 
     from spark13b.model.device import device
 
     device()  # its context comes first
     communication.init()
-    rank, size = communication.get_rank(), communication.get_group_size()
-    row, column = divmod(rank, parallel.model_parallel)
-    world = Group(communication.GlobalComm.WORLD_COMM_GROUP, size, rank)
-    model = _group(world, "model", [row * parallel.model_parallel + i for i in range(parallel.model_parallel)])
-    data = _group(world, "data", [i * parallel.model_parallel + column for i in range(parallel.data_parallel)])
-    return Mesh(model, data, world, parallel.sequence_parallel and parallel.model_parallel > 1)
+    return Group(communication.GlobalComm.WORLD_COMM_GROUP, communication.get_group_size(), communication.get_rank())
 
 
 def _group(world: Group, what: str, ranks: list[int]) -> Group:
@@ -98,8 +104,14 @@ def _group(world: Group, what: str, ranks: list[int]) -> Group:
         return Group()
     if len(ranks) == world.size:
         return world
+    name = _made(f"spark13b-{what}-{'-'.join(map(str, ranks))}", tuple(ranks))
+    return Group(name, len(ranks), ranks.index(world.index))
+
+
+@cache
+def _made(name: str, ranks: tuple[int, ...]) -> str:
+    """The name of a group, which MindSpore makes but once."""
     from mindspore import communication
 
-    name = f"spark13b-{what}-{ranks[0]}"
-    communication.create_group(name, ranks)
-    return Group(name, len(ranks), ranks.index(world.index))
+    communication.create_group(name, list(ranks))
+    return name

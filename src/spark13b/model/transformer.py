@@ -11,7 +11,7 @@ from spark13b.config.model import SparkConfig
 from spark13b.config.sections import LoraConfig
 from spark13b.model.adapter import AdapterPlans, adapter_plans
 from spark13b.model.attention.attend import Attend
-from spark13b.model.collectives import entrance, exit_of
+from spark13b.model.collectives import JoinRows, TakeRows, entrance, exit_of
 from spark13b.model.device import dtype
 from spark13b.model.dropout import Dropout
 from spark13b.model.kv_cache import attend_to_cache
@@ -24,11 +24,16 @@ _EXPAND_ROPE = 16 * 2**20  # up to so many numbers cos and sin are written out f
 
 @dataclass(frozen=True)
 class Setup:
-    """What is not in a checkpoint: the part of this process, the adapters, the share that dropout takes."""
+    """What is not in a checkpoint: the part of this process, the adapters, the share that dropout takes.
+
+    With `slice_activations` the residual stream between blocks is divided over the model group (what a recomputed
+    block keeps for its gradient), and put together at each block's begin.
+    """
 
     mesh: Mesh = ALONE
     lora: LoraConfig | None = None
     dropout: float = 0.0
+    slice_activations: bool = False
 
     def residual_dropout(self, place: str) -> Dropout:
         """Dropout on rows of the residual stream."""
@@ -85,6 +90,9 @@ class Block(nn.Cell):
         self.attention = SelfAttention(config, attend, mesh, adapters)
         self.final_layer_norm = LayerNorm(config)
         self.mlp = GatedMlp(config, mesh, adapters)
+        self.sliced = setup.slice_activations
+        if self.sliced:
+            self.join, self.take = JoinRows(mesh.model), TakeRows(mesh.model)
         self.drops = setup.dropout > 0
         if self.drops:
             self.attention_dropout = setup.residual_dropout(f"{place}.attention")
@@ -92,6 +100,8 @@ class Block(nn.Cell):
 
     def construct(self, x: Any, batch: int, cos: Any, sin: Any, mask: Any, key: Any = None) -> tuple[Any, Any, Any]:
         """x (N, C), rows of `batch` texts -> (N, C), keys and values (B, H, T, D)"""
+        if self.sliced:
+            x = self.join(x)
         out, keys, values = self.attention(self.layer_norm(x), batch, cos, sin, mask, key)
         if self.drops and key is not None:
             out = self.attention_dropout(out, key)
@@ -99,7 +109,8 @@ class Block(nn.Cell):
         out = self.mlp(self.final_layer_norm(x), key)
         if self.drops and key is not None:
             out = self.mlp_dropout(out, key)
-        return x + out, keys, values
+        x = x + out
+        return self.take(x) if self.sliced else x, keys, values
 
     def decode(self, x: Any, cos: Any, sin: Any, keys: Any, values: Any, rows: Any, mask: Any) -> Any:
         """x (B, C), one token a sequence -> (B, C)"""
@@ -118,6 +129,9 @@ class Decoder(nn.Cell):
             [Block(config, self.attend, setup, f"layers.{index}") for index in range(config.num_layers)]
         )
         self.layernorm = LayerNorm(config)
+        self.sliced = setup.slice_activations
+        if self.sliced:
+            self.join, self.take = JoinRows(setup.mesh.model), TakeRows(setup.mesh.model)
         cos, sin = rope_table(config)
         self.cos, self.sin = Tensor(cos, dtype(config.compute_type)), Tensor(sin, dtype(config.compute_type))
 
@@ -129,10 +143,14 @@ class Decoder(nn.Cell):
             cos, sin = ops.tile(cos, (batch, self.heads, 1, 1)), ops.tile(sin, (batch, self.heads, 1, 1))
         mask = self.attend.mask(zero, batch, self.heads, tokens)
         keys, values = [], []
+        if self.sliced:
+            x = self.take(x)
         for block in self.layers:
             x, k, v = block(x, batch, cos, sin, mask, key)
             keys.append(k)
             values.append(v)
+        if self.sliced:
+            x = self.join(x)
         return self.layernorm(x), keys, values
 
     def decode(self, x: Any, positions: Any, all_keys: Any, all_values: Any, rows: Any, mask: Any) -> Any:

@@ -1,4 +1,4 @@
-"""One training step as one graph: loss, gradients, clipping, update."""
+"""One training step: loss, gradients, clipping, update; one graph, or one that adds gradients up and one that ends."""
 
 from __future__ import annotations
 
@@ -6,43 +6,138 @@ from collections.abc import Sequence
 from typing import Any
 
 import mindspore
-from mindspore import Parameter, ParameterTuple, nn, ops
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from spark13b.model.causal_lm import SparkForCausalLM
-from spark13b.model.loss import Loss
+from spark13b.config.preset import Preset
+from spark13b.model.causal_lm import SparkForCausalLM, set_parameter
+from spark13b.model.collectives import all_reduce
+from spark13b.model.dropout import dropout_key
+from spark13b.model.loss import TINY, TotalLoss
+from spark13b.model.mesh import Mesh
+from spark13b.model.transformer import Setup
+from spark13b.train.gradients import GlobalNorm, Placement, Reduce, placement
 from spark13b.train.optimizer import AdamW
 
 
-class TrainStep(nn.Cell):
-    """inputs, targets, mask (B, T) -> loss and global gradient norm; updates parameters and optimizer in place.
+class Step:
+    """What the training loop calls: the rows of this process -> loss and gradient norm of the whole batch.
 
+    With `accumulation` above 1 the rows go through the model in so many parts, whose gradients are added up in float32.
     With `guard` (for a dynamic loss scale) gradients that are not finite change nothing; the norm tells.
     """
 
     def __init__(
         self,
         model: SparkForCausalLM,
-        parameters: Sequence[Parameter],
         optimizer: AdamW,
+        placements: Sequence[Placement],
         clip_norm: float | None,
         guard: bool = False,
+        accumulation: int = 1,
+        seed: int = 0,
     ) -> None:
+        self.mesh, self.accumulation, self.seed = model.setup.mesh, accumulation, seed
+        update = _Update(optimizer, placements, self.mesh, clip_norm, guard)
+        gradients = _Gradients(model, optimizer.parameters)
+        if accumulation == 1:
+            self.whole = _WholeStep(gradients, update)
+        else:
+            self.part = _Accumulate(gradients, optimizer.parameters)
+            self.end = _End(self.part, update)
+
+    def __call__(
+        self, ids: np.ndarray, mask: np.ndarray, rate: float, decay: float, scale: float, step: int
+    ) -> tuple[float, float]:
+        """ids (R, T+1), mask (R, T) by target: this process's R rows -> loss and gradient norm of the batch.
+
+        `rate`, `decay`: see `optimizer.corrected`; `scale`: the loss scale, 1 for none; `step` counts from 0.
+        """
+        rows, tokens = ids.shape[0] // self.accumulation, ids.shape[1] - 1
+        count = _number(mask.sum(dtype=np.float64))
+        numbers = [_number(value) for value in (rate, decay, scale)]
+        loss = norm = 0.0
+        for part in range(self.accumulation):
+            own = slice(part * rows, (part + 1) * rows)
+            first = self.mesh.data.index * ids.shape[0] + part * rows
+            batch = (ids[own, :-1], ids[own, 1:], mask[own], dropout_key(self.seed, step, first, tokens))
+            tensors = [Tensor(np.ascontiguousarray(array)) for array in batch]
+            if self.accumulation == 1:
+                loss, norm = (float(value.asnumpy()) for value in self.whole(*tensors, count, *numbers))
+            else:
+                loss += float(self.part(*tensors, count, numbers[2], _number(part > 0)).asnumpy())
+        if self.accumulation > 1:
+            norm = float(self.end(*numbers).asnumpy())
+            if not np.isfinite(norm):
+                self.part.clear()
+        return loss, norm
+
+
+def make_step(model: SparkForCausalLM, preset: Preset) -> tuple[AdamW, Step]:
+    """Optimizer and step for what `model` trains, as the preset says."""
+    trained, mesh, train = model.trainable(), model.setup.mesh, preset.train
+    placements = [
+        placement(name, tuple(one.shape), mesh, preset.parallel.optimizer_shard) for name, one in trained.items()
+    ]
+    optimizer = AdamW(list(trained.values()), preset.optimizer, placements, mesh)
+    guard = train.loss_scale == "dynamic"
+    clip = preset.optimizer.clip_norm
+    return optimizer, Step(model, optimizer, placements, clip, guard, train.accumulation_steps, train.seed)
+
+
+def make_setup(preset: Preset, mesh: Mesh) -> Setup:
+    """The model's setup in a training run."""
+    train, divided = preset.train, mesh.model.size > 1 and not mesh.sequence_parallel
+    return Setup(
+        mesh,
+        preset.lora if preset.task == "lora" else None,
+        train.dropout,
+        slice_activations=divided and train.recompute and train.recompute_slice_activations,
+    )
+
+
+class _Gradients(nn.Cell):
+    """A batch -> its summand of the loss, times the loss scale, and the gradients of that."""
+
+    def __init__(self, model: SparkForCausalLM, parameters: Sequence[Parameter]) -> None:
         super().__init__(auto_prefix=False)
-        self.optimizer = optimizer
-        self.clip_norm = clip_norm
-        self.guard = guard
+        self.data_sum = all_reduce(model.setup.mesh.data)
         self.value_and_gradients = ops.value_and_grad(
             _ScaledLoss(model), grad_position=None, weights=ParameterTuple(parameters)
         )
+
+    def construct(self, inputs: Any, targets: Any, mask: Any, key: Any, count: Any, scale: Any) -> tuple[Any, Any]:
+        """`count`: targets that this process learns in the whole step -> the loss of all processes, gradients."""
+        total = self.data_sum(count.reshape((1,))).reshape(()) + TINY
+        scaled, gradients = self.value_and_gradients(inputs, targets, mask, key, scale / total)
+        return self.data_sum(scaled.reshape((1,))).reshape(()) / scale, gradients
+
+
+class _ScaledLoss(nn.Cell):
+    def __init__(self, model: SparkForCausalLM) -> None:
+        super().__init__(auto_prefix=False)
+        self.loss = TotalLoss(model.transformer, model.setup.mesh)
+
+    def construct(self, inputs: Any, targets: Any, mask: Any, key: Any, factor: Any) -> Any:
+        return self.loss(inputs, targets, mask, key) * factor
+
+
+class _Update(nn.Cell):
+    """Gradients of this process -> the global norm; updates parameters and optimizer in place."""
+
+    def __init__(
+        self, optimizer: AdamW, placements: Sequence[Placement], mesh: Mesh, clip_norm: float | None, guard: bool
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.optimizer, self.clip_norm, self.guard = optimizer, clip_norm, guard
+        self.reduce, self.norm = Reduce(placements, mesh), GlobalNorm(placements, mesh)
         self.mul_no_nan = ops.MulNoNan()
 
-    def construct(self, inputs: Any, targets: Any, mask: Any, rate: Any, decay: Any, scale: Any) -> tuple[Any, Any]:
-        """`rate`, `decay`: see `optimizer.corrected`; `scale`: the loss scale, 1 for none. Scalars float32."""
-        scaled, gradients = self.value_and_gradients(inputs, targets, mask, scale)
-        gradients = [ops.cast(gradient, mindspore.float32) for gradient in gradients]
-        # first over the last axis: a sum over all axes at once is many times slower on a CPU
-        squares = [(gradient * gradient).sum(-1).sum() for gradient in gradients]
-        norm = ops.sqrt(ops.addn(squares)) / scale
+    def construct(self, gradients: Any, rate: Any, decay: Any, scale: Any) -> Any:
+        gradients = self.reduce(gradients)
+        norm = self.norm(gradients) / scale
+        # cast once more, behind the norm, so that float32 copies of all gradients need not be held at once
+        gradients = [ops.cast(ops.depend(gradient, norm), mindspore.float32) for gradient in gradients]
         factor = 1.0 / scale
         if self.clip_norm is not None:
             factor = factor * (self.clip_norm / (ops.maximum(norm, self.clip_norm) + 1e-6))
@@ -56,13 +151,58 @@ class TrainStep(nn.Cell):
         # Behind the norm, and so behind every gradient: an update in place must not overtake the backward pass, which
         # still reads the weights. MindSpore keeps this order by itself only for what it sees as data.
         self.optimizer(tuple(gradients), keep, ops.depend(rate, norm), decay)
-        return scaled / scale, norm
+        return norm
 
 
-class _ScaledLoss(nn.Cell):
-    def __init__(self, model: SparkForCausalLM) -> None:
+class _WholeStep(nn.Cell):
+    def __init__(self, gradients: _Gradients, update: _Update) -> None:
         super().__init__(auto_prefix=False)
-        self.loss = Loss(model.transformer)
+        self.gradients, self.update = gradients, update
 
-    def construct(self, inputs: Any, targets: Any, mask: Any, scale: Any) -> Any:
-        return self.loss(inputs, targets, mask) * scale
+    def construct(
+        self, inputs: Any, targets: Any, mask: Any, key: Any, count: Any, rate: Any, decay: Any, scale: Any
+    ) -> tuple[Any, Any]:
+        loss, gradients = self.gradients(inputs, targets, mask, key, count, scale)
+        return loss, self.update(gradients, rate, decay, scale)
+
+
+class _Accumulate(nn.Cell):
+    """Add the gradients of one part of the batch to float32 sums."""
+
+    def __init__(self, gradients: _Gradients, parameters: Sequence[Parameter]) -> None:
+        super().__init__(auto_prefix=False)
+        self.gradients = gradients
+        self.sums = ParameterTuple(
+            [
+                Parameter(ops.zeros(one.shape, mindspore.float32), name=f"grad_accum.{one.name}", requires_grad=False)
+                for one in parameters
+            ]
+        )
+
+    def construct(self, inputs: Any, targets: Any, mask: Any, key: Any, count: Any, scale: Any, keep: Any) -> Any:
+        """`keep`: 0 begins anew, 1 adds"""
+        loss, gradients = self.gradients(inputs, targets, mask, key, count, scale)
+        for index, gradient in enumerate(gradients):
+            total = self.sums[index]
+            ops.assign(total, total * keep + ops.cast(gradient, mindspore.float32))
+        return loss
+
+    def clear(self) -> None:
+        """Forget sums that are not finite: 0 times nan would keep them."""
+        for total in self.sums:
+            set_parameter(total, np.zeros(total.shape, np.float32))
+
+
+class _End(nn.Cell):
+    """End a step whose gradients have been added up."""
+
+    def __init__(self, part: _Accumulate, update: _Update) -> None:
+        super().__init__(auto_prefix=False)
+        self.sums, self.update = part.sums, update
+
+    def construct(self, rate: Any, decay: Any, scale: Any) -> Any:
+        return self.update([total * 1.0 for total in self.sums], rate, decay, scale)
+
+
+def _number(value: Any) -> Tensor:
+    return Tensor(np.float32(value))
