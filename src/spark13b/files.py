@@ -33,13 +33,18 @@ def check_writable(target: Path, *, force: bool = False) -> None:
 
 
 @contextmanager
-def replacing(target: Path, *, force: bool = False) -> Iterator[Path]:
+def replacing(target: Path, *, force: bool = False, workspace: Path | None = None) -> Iterator[Path]:
     """Yield a path beside `target` to write a file or make a folder at; on success it becomes `target`, else it goes.
 
-    Raises InputError when `target` exists and not `force`, JobError when the disk is full.
+    It lies in a new hidden folder beside `target`, or in `workspace`, whose name others know. Raises
+    InputError when `target` exists and not `force`, JobError when the disk is full.
     """
     check_writable(target, force=force)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    if workspace is None:
+        workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    else:
+        shutil.rmtree(workspace, ignore_errors=True)
+        workspace.mkdir()
     draft = workspace / target.name
     try:
         yield draft

@@ -9,9 +9,11 @@ MindSpore's CPU backend has AllReduce with sums alone; a reduction and a gatheri
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from mindspore import nn, ops
+import numpy as np
+from mindspore import Tensor, nn, ops
 
 from spark13b.model.device import device
 from spark13b.model.mesh import Group, Mesh
@@ -143,6 +145,35 @@ def reduce_scatter(group: Group) -> Any:
     if group.size == 1:
         return Same()
     return _ScatterBySum(group) if device() == "cpu" else ops.ReduceScatter(ops.ReduceOp.SUM, group=group.name)
+
+
+def any_of(mesh: Mesh) -> Callable[[bool], bool]:
+    """A function that every process calls with its own answer and that tells all whether one said yes.
+
+    It returns when all have called it: processes that must do the same thing at the same step ask it, and it is what
+    they wait with for each other.
+    """
+    if mesh.world.size == 1:
+        return lambda own: own
+    together = _Sum(mesh.world)
+    return lambda own: bool(together(Tensor(np.array([own], np.float32))).asnumpy()[0] > 0)
+
+
+def total_over(group: Group) -> Callable[[np.ndarray], np.ndarray]:
+    """A function: numbers (float32, one dimension) of every process of the group -> their sums."""
+    if group.size == 1:
+        return lambda own: own
+    together = _Sum(group)
+    return lambda own: np.asarray(together(Tensor(own.astype(np.float32))).asnumpy())
+
+
+class _Sum(nn.Cell):
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.sum = _sum(group)
+
+    def construct(self, x: Any) -> Any:
+        return self.sum(x)
 
 
 class LargestOf(nn.Cell):

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mindspore
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from spark13b.config.preset import Preset
 from spark13b.errors import InputError
 from spark13b.model.causal_lm import SparkForCausalLM
-from spark13b.model.cross_entropy import cross_entropy
+from spark13b.model.collectives import any_of, total_over
+from spark13b.model.cross_entropy import cross_entropy, hits
 from spark13b.model.loss import Alignment, align
 from spark13b.model.mesh import ALONE, Mesh
 from spark13b.model.transformer import SparkModel
@@ -28,45 +28,53 @@ class Sums(nn.Cell):
     def __init__(self, model: SparkModel, mesh: Mesh = ALONE) -> None:
         super().__init__(auto_prefix=False)
         self.model = model
-        self.cross_entropy = cross_entropy(mesh)
+        self.cross_entropy, self.hits = cross_entropy(mesh), hits(mesh)
 
     def construct(self, inputs: Any, targets: Any, mask: Any) -> tuple[Any, Any, Any]:
         hidden, _, _ = self.model(inputs)
         logits = self.model.logits(hidden, self.model.table())
         targets, mask = targets.reshape((-1,)), mask.reshape((-1,))
-        own = ops.gather_elements(logits, 1, targets.reshape((-1, 1))).reshape((-1,))
-        right = ops.cast(own >= logits.max(-1), mindspore.float32)
+        right = self.hits(logits, targets)
         return (self.cross_entropy(logits, targets) * mask).sum(), (right * mask).sum(), mask.sum()
 
 
 class Evaluator:
-    """Evaluates a model on the rows of one file, `batch` at a time; every evaluation uses the same graph."""
+    """Evaluates a model on the rows of one file, `batch` at a time; every evaluation uses the same graph.
+
+    Data-parallel groups share the rows; all processes evaluate together and get the same result.
+    """
 
     def __init__(
         self, model: SparkForCausalLM, path: Path, rows: int, batch: int, alignment: Alignment, progress: Progress
     ) -> None:
-        self.source = RowSource(path, model.config.vocab_size)
-        self.rows, self.batch, self.alignment, self.progress = rows, min(batch, rows), alignment, progress
+        data = model.setup.mesh.data
+        self.rows, self.alignment, self.progress = rows, alignment, progress
+        self.together = min(batch, -(-rows // data.size)) * data.size  # rows that the groups take at once
+        self.part = data.part(self.together)
+        self.source = RowSource(path, model.config.vocab_size, self.part)
         self.sums = Sums(model.transformer, model.setup.mesh)
+        self.stop, self.total = any_of(model.setup.mesh), total_over(data)
 
     def run(self, wanted_to_stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
         """Read all rows once, in the file's order; None when a stop was wanted before the end.
 
         Raises InputError when no target counts.
         """
-        whole = self.rows // self.batch * self.batch
-        stretches = [np.arange(whole).reshape(-1, self.batch), np.arange(whole, self.rows).reshape(1, -1)]
+        batches = -(-self.rows // self.together)
+        numbers = np.arange(batches * self.together).reshape(batches, self.together)
+        beyond = numbers >= self.rows  # the last batch is filled with row 0, of which nothing counts
         total = np.zeros(3)
         with self.progress.track("evaluating", self.rows, "rows") as meter:
-            for rows in self.source.steps(stretch for stretch in stretches if stretch.size):
-                if wanted_to_stop():
+            read = self.source.steps([np.where(beyond, 0, numbers)])
+            for rows, filling in zip(read, beyond, strict=True):
+                if self.stop(wanted_to_stop()):
+                    read.close()
                     return None
-                missing = self.batch - len(rows.ids)  # rows of padding count nothing
-                ids, mask = (np.pad(array, ((0, missing), (0, 0))) for array in (rows.ids, rows.mask))
-                batch = (ids[:, :-1], ids[:, 1:], align(mask, self.alignment))
+                mask = np.where(filling[self.part, None], 0, align(rows.mask, self.alignment))
+                batch = (rows.ids[:, :-1], rows.ids[:, 1:], mask.astype(np.float32))
                 sums = self.sums(*(Tensor(np.ascontiguousarray(array)) for array in batch))
-                total += [float(value.asnumpy()) for value in sums]
-                meter.advance(len(rows.ids))
+                total += self.total(np.array([float(value.asnumpy()) for value in sums]))
+                meter.advance(int((~filling).sum()))
         loss, right, tokens = total
         if not tokens:
             raise InputError(

@@ -53,7 +53,8 @@ class AdamW(nn.Cell):
         self.beta1, self.beta2, self.epsilon = config.beta1, config.beta2, config.epsilon
         self.fused = ops.AdamWeightDecay()
         self.gather = all_gather(mesh.data)
-        self.set_masters({parameters[index].name: parameters[index].asnumpy() for index in mastered})
+        for index, master in zip(mastered, self.masters, strict=True):
+            self._set_master(index, master, parameters[index].asnumpy())
 
     def construct(self, gradients: tuple[Any, ...], keep: Any, rate: Any, decay: Any) -> None:
         """Update with float32 `gradients`, unless `keep` (float32) is 0: then nothing changes.
@@ -98,12 +99,15 @@ class AdamW(nn.Cell):
         index = next(at for at, parameter in enumerate(self.parameters) if parameter.name == of)
         return own[self.mesh.data.part(own.shape[0])] if self.sharded[index] else own
 
-    def set_masters(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Begin the masters with these values, parameter name -> this process's part of the parameter."""
+    def take_masters(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Begin the masters with whole weights, name -> array, which may be finer than the parameters are."""
         for index, master in zip(self.mastered, self.masters, strict=True):
-            array = arrays[self.parameters[index].name]
-            own = array[self.mesh.data.part(array.shape[0])] if self.sharded[index] else array
-            set_parameter(master, np.asarray(own, np.float32))
+            name = self.parameters[index].name
+            self._set_master(index, master, self.mesh.part_of(name, np.asarray(arrays[name])))
+
+    def _set_master(self, index: int, master: Parameter, own: np.ndarray) -> None:
+        rows = own[self.mesh.data.part(own.shape[0])] if self.sharded[index] else own
+        set_parameter(master, np.asarray(rows, np.float32))
 
     def _own_shape(self, index: int) -> tuple[int, ...]:
         shape = tuple(self.parameters[index].shape)
