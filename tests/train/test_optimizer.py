@@ -131,6 +131,29 @@ class TestUpdates:
         assert before == after
 
 
+def test_master_weights_keep_what_sixteen_bits_round_away() -> None:
+    config = OptimizerConfig(master_weights=True)
+    start = np.linspace(1.0, 1.5, 12).reshape(4, 3).astype(np.float16)
+    optimizer = AdamW([Parameter(Tensor(start), name="half.weight")], config)
+    twin = NumpyAdam({"half.weight": start.astype(np.float64)}, config)
+    gradient = np.where(np.arange(12).reshape(4, 3) % 2, 1.0, -1.0)
+    for update in range(1, 31):  # each step is a tenth of what float16 can tell from 1
+        rate, decay = corrected(config, 1e-4, update)
+        optimizer((Tensor(gradient.astype(np.float32)),), number(1), number(rate), number(decay))
+        twin.update({"half.weight": gradient}, 1e-4)
+    master = optimizer.masters[0]
+    assert master.name == "master.half.weight"
+    assert master.dtype == mindspore.float32
+    np.testing.assert_allclose(master.asnumpy(), twin.weights["half.weight"], rtol=1e-6)
+    np.testing.assert_array_equal(
+        optimizer.parameters[0].asnumpy(), master.asnumpy().astype(np.float16), "the parameter is its master, rounded"
+    )
+    assert (optimizer.parameters[0].asnumpy() != start).all()
+    finer = start.astype(np.float32) + 1e-5
+    optimizer.take_masters({"half.weight": finer})
+    np.testing.assert_array_equal(master.asnumpy(), finer)
+
+
 def everything(optimizer: AdamW) -> bytes:
     """All bits of parameters and moments."""
     return b"".join(array.asnumpy().tobytes() for array in (*optimizer.parameters, *optimizer.m, *optimizer.v))
