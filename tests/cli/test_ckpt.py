@@ -161,7 +161,9 @@ def without_speed(text: str) -> str:
     return re.sub(r"in \S+ \([\d.]+ \w+/s\)", "in TIME", text)
 
 
-@pytest.mark.parametrize("command", ["convert", "info", "verify", "diff", "split", "merge", "merge-lora", "extract-lora"])
+@pytest.mark.parametrize(
+    "command", ["convert", "info", "verify", "diff", "split", "merge", "merge-lora", "extract-lora"]
+)
 def test_every_help_page_ends_with_an_example(command: str) -> None:
     assert f"Example: spark13b ckpt {command}" in " ".join(run("ckpt", command, "--help").stdout.split())
 

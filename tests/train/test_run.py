@@ -120,7 +120,7 @@ def test_what_cannot_be_trained_is_found_before_a_model_is_made(rows, tmp_path):
 
     refused("tokenizer of the rows has 8000 tokens", model__vocab_size=512)
     refused("the rows hold 32 tokens, the model's context 16", model__seq_length=16)
-    refused("'train' is for pretrain and sft", task="infer")
+    refused("for answering, not for training", task="infer")
     refused("made for 2 devices", machine__devices=2, parallel__data_parallel=2)
     with pytest.raises(InputError, match="MindSpore sees none here"):
         train(

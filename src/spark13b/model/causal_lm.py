@@ -39,7 +39,12 @@ class SparkForCausalLM(nn.Cell):
         if seed is not None:
             self._begin(expected_shapes(config), self.weights(), seed)
         if self.setup.lora is not None:
-            self._begin(adapter_shapes(config, self.setup.lora), self.adapters(), seed or 0)
+            self.begin_adapters(seed or 0)
+
+    def begin_adapters(self, seed: int) -> None:
+        """Give the adapters their first values: with them the model answers as its base does."""
+        assert self.setup.lora is not None
+        self._begin(adapter_shapes(self.config, self.setup.lora), self.adapters(), seed)
 
     def _begin(self, shapes: Mapping[str, tuple[int, ...]], parameters: Mapping[str, Any], seed: int) -> None:
         """Give parameters their first values, those of their part of the whole."""

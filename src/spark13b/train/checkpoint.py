@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from spark13b.ckpt import open_checkpoint, write_checkpoint
+from spark13b.ckpt.adapters import AdapterCard, write_adapters
 from spark13b.errors import InputError
 from spark13b.files import replacing, write_text
 from spark13b.model.causal_lm import SparkForCausalLM, set_parameter
 from spark13b.run_folder import RunFolder, step_of
+from spark13b.train.lora import ADAPTERS_FILE, load_adapters
 from spark13b.train.optimizer import AdamW
 
 _WEIGHTS, _OPTIMIZER, _STATE = Path("rank_0", "model.ckpt"), Path("optimizer.ckpt"), Path("state.json")
@@ -50,15 +52,29 @@ class RunState:
         return self.step - self.updates
 
 
-def save(run: RunFolder, state: RunState, model: SparkForCausalLM, optimizer: AdamW, keep: int) -> Path:
-    """Write the checkpoint after `state.step` steps; then drop all but the newest `keep` and the best."""
+def save(
+    run: RunFolder,
+    state: RunState,
+    model: SparkForCausalLM,
+    optimizer: AdamW,
+    keep: int,
+    card: AdapterCard | None = None,
+) -> Path:
+    """Write the checkpoint after `state.step` steps; then drop all but the newest `keep` and the best.
+
+    With the card of a LoRA run it holds the adapters instead of the weights.
+    """
     folder = run.checkpoint(state.step)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder, force=True) as draft:
-        (draft / _WEIGHTS).parent.mkdir(parents=True)
-        write_checkpoint(draft / _WEIGHTS, _arrays((name, one) for name, one in model.weights().items()))
+        weights = _WEIGHTS if card is None else ADAPTERS_FILE
+        (draft / weights).parent.mkdir(parents=True)
+        if card is None:
+            write_checkpoint(draft / weights, _arrays(model.weights().items()))
+        else:
+            write_adapters(draft / weights, dict(_arrays(model.adapters().items())), card)
         write_checkpoint(draft / _OPTIMIZER, _arrays((one.name, one) for one in optimizer.state()))
-        parts = (_WEIGHTS, _OPTIMIZER)
+        parts = (weights, _OPTIMIZER)
         sizes = {str(part): (draft / part).stat().st_size for part in parts}
         (draft / _STATE).write_text(_state_text(state, sizes), encoding="utf-8")
     _tidy(run, state, keep)
@@ -127,8 +143,11 @@ def last_good(run: RunFolder) -> Path | None:
 
 def _load(folder: Path, model: SparkForCausalLM, optimizer: AdamW) -> RunState:
     state = read_state(folder)
-    with open_checkpoint(folder / _WEIGHTS.parent) as weights:
-        model.load_state(weights)
+    if model.setup.lora is not None:
+        load_adapters(folder / ADAPTERS_FILE, model)
+    else:
+        with open_checkpoint(folder / _WEIGHTS.parent) as weights:
+            model.load_state(weights)
     with open_checkpoint(folder / _OPTIMIZER) as arrays:
         for parameter in optimizer.state():
             if parameter.name not in arrays:

@@ -21,9 +21,9 @@ __all__ = ["Job", "Result", "check", "check_start", "train"]
 def check(job: Job) -> Plan:
     """Find all that would stop the run, without loading a model; the run's plan. Raises InputError."""
     preset = job.preset
-    if preset.task not in ("pretrain", "sft"):
+    if preset.task == "infer":
         raise InputError(
-            f"'train' is for pretrain and sft, the preset is for {preset.task}",
+            "the preset is for answering, not for training",
             where="task",
             fix="choose another preset; 'spark13b preset list' shows them",
         )
@@ -43,7 +43,12 @@ def check_start(job: Job) -> None:
     run = RunFolder(job.output)
     if job.resume and not run.is_run():
         raise InputError("there is no run to resume here", where=job.output, fix="leave out --resume")
-    if not job.resume:
+    if job.resume:
+        _check_same_task(job, run)
+    else:
+        if job.preset.task == "lora" and job.load is None:
+            fix = "add --load BASE: a run's folder or a checkpoint"
+            raise InputError("LoRA needs the weights of a base model", fix=fix)
         if job.output.is_dir() and not run.is_run() and any(job.output.iterdir()):  # --force is for runs alone
             raise InputError(
                 "the folder holds something that is no training run", where=job.output, fix="choose another --output"
@@ -75,6 +80,17 @@ def train(job: Job, progress: Progress = SILENT, on_step: Callable[[int], None] 
             _prepare(job, job.data, run)
         record_start(run, job, training.state.step)
     return training.run()
+
+
+def _check_same_task(job: Job, run: RunFolder) -> None:
+    """Adapters cannot go on as weights, nor weights as adapters."""
+    from spark13b.config import load_preset
+
+    with_adapters = load_preset(run.preset).task == "lora"
+    if with_adapters != (job.preset.task == "lora"):
+        what, command = ("adapters", "lora") if with_adapters else ("all weights", "train")
+        fix = f"go on with 'spark13b {command} --resume', or begin a new run"
+        raise InputError(f"this run trains {what}", where=run.path, fix=fix)
 
 
 def _prepare(job: Job, data: Path, run: RunFolder) -> None:

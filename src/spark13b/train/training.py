@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from spark13b.ckpt import open_checkpoint
+from spark13b.ckpt.adapters import AdapterCard
 from spark13b.errors import InputError, JobError
 from spark13b.model.causal_lm import SparkForCausalLM
 from spark13b.model.loss import align
@@ -26,6 +27,7 @@ from spark13b.train.flops import flops_per_token, peak_flops
 from spark13b.train.interrupt import interruptible
 from spark13b.train.job import Evaluation, Job, Result
 from spark13b.train.length import rows_a_step, run_steps
+from spark13b.train.lora import load_base
 from spark13b.train.loss_scale import LossScale
 from spark13b.train.optimizer import corrected
 from spark13b.train.order import steps_of_order
@@ -55,18 +57,22 @@ class Training:
         self.mesh = join(preset.parallel)
         going_on = job.resume and bool(run.checkpoints())
         load = job.load if going_on or not job.resume else self._first_load()
-        fresh = load is None and not going_on
+        self.card: AdapterCard | None = None  # of a LoRA run
+        fresh = load is None and not going_on and preset.task != "lora"
         self.model = SparkForCausalLM(
             preset.model, seed=preset.train.seed if fresh else None, setup=make_setup(preset, self.mesh)
         )
         if preset.train.recompute:
             self.model.recompute_layers()
+        if preset.task == "lora":
+            self.card = load_base(self.model, job, load, run)
+            self.model.begin_adapters(preset.train.seed)
         self.optimizer, self.step = make_step(self.model, preset)
         self.scale = LossScale.of(preset.train)
         self.state = RunState(preset.train.seed, self.rows)
         if going_on:
             self._go_on()
-        elif load is not None:
+        elif load is not None and self.card is None:
             with open_checkpoint(load) as weights:
                 self.model.load_state(weights)
         self.steps = run_steps(preset, self.rows, self.tokens, self.state.step, self.state.rows_done)
@@ -234,7 +240,7 @@ class Training:
         if self.saved_step == state.step:
             checkpoint.amend(self.run_folder, state, keep)
         else:
-            checkpoint.save(self.run_folder, state, self.model, self.optimizer, keep)
+            checkpoint.save(self.run_folder, state, self.model, self.optimizer, keep, self.card)
             self.saved_step = state.step
         self.recorder.draw()
 
