@@ -1,6 +1,6 @@
 """What tests of several folders share: the golden file of the original's outputs, and a model with its weights.
 
-Nothing here loads MindSpore before a test asks for a model.
+Nothing here loads MindSpore before a test asks for a model, unless pytest-xdist divides the tests.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ from model.golden_config import golden_config
 
 # Tests may import protobuf before MindSpore, whose generated code works with the pure Python implementation only.
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # any test may come first there, and MindSpore's context must
+    from spark13b.model.device import device
+
+    device()
 
 GOLDEN = Path(__file__).parent / "golden" / "reference.npz"
 
