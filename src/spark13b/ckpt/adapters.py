@@ -111,7 +111,43 @@ class Parts:
     """The files that make a model: the base, and the adapters beside it if there are any."""
 
     base: Path
-    adapters: Path | None
+    adapters: Path | None = None
+
+    def open(self, config: SparkConfig) -> OpenParts:
+        """Open them to be loaded. Raises InputError when the adapters belong to a model of another shape."""
+        base = open_checkpoint(self.base)
+        adapters = open_adapters(self.adapters) if self.adapters is not None else None
+        if adapters is not None:
+            adapters.check_base(config)
+        return OpenParts(base, adapters)
+
+
+@dataclass(frozen=True)
+class OpenParts:
+    """A base and its adapters. Close them, or use it as a context manager."""
+
+    base: Checkpoint
+    adapters: Adapters | None
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """What the model must be made with."""
+        return self.adapters.lora if self.adapters is not None else None
+
+    def doubt(self) -> str | None:
+        """A sentence about what may not be meant: another base, adapters that are passed over; else None."""
+        if self.adapters is not None:
+            return self.adapters.doubt(self.base)
+        unused = sum(kind_of(name) == "adapter" for name in self.base)
+        return f"{unused} LoRA adapters in {self.base.path} are not used: add --adapter" if unused else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.base.close()
+        if self.adapters is not None:
+            self.adapters.tensors.close()
 
 
 def write_adapters(

@@ -23,6 +23,7 @@ def infer(
     ] = None,
     preset: options.Preset = None,
     load: options.Load = None,
+    adapter: options.Adapter = None,
     tokenizer: options.Tokenizer = None,
     prompt_file: Annotated[
         Path | None, typer.Option("--prompt-file", help='JSON Lines, one {"input": "..."} a line.')
@@ -58,10 +59,13 @@ def infer(
     if output is not None:
         check_writable(output, force=force)
     progress = console.TerminalProgress()
-    found = find_model(load, preset, tokenizer, {"generation.max_new_tokens": max_new_tokens}, assignments or [])
+    limit = {"generation.max_new_tokens": max_new_tokens}
+    found = find_model(load, preset, tokenizer, limit, assignments or [], adapter)
     if found.is_demo:
-        progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights})")
+        progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
     session = Session(found)
+    if session.doubt:
+        progress.note(f"note: {session.doubt}")
     session.check(questions)  # a prompt that is too long is found before any is answered
     if output is not None:
         with (

@@ -17,6 +17,10 @@ Set = Annotated[
 Load = Annotated[
     Path | None, typer.Option("--load", help="Weights: a run's folder, a checkpoint file, or a folder with rank_0/.")
 ]
+Adapter = Annotated[
+    Path | None,
+    typer.Option("--adapter", help="LoRA adapters beside --load: adapters.safetensors, or a LoRA run's folder."),
+]
 Tokenizer = Annotated[Path | None, typer.Option("--tokenizer", help="Folder that holds tokenizer.model.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]

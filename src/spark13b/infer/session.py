@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spark13b.ckpt.adapters import Parts, parts_of
 from spark13b.config import Preset, load_preset
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError
-from spark13b.run_folder import RunFolder, run_around, weights_of
+from spark13b.run_folder import RunFolder, run_around
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class FoundModel:
     """Where a model's parts are."""
 
     preset: Preset
-    weights: Path
+    weights: Parts
     tokenizer: SparkTokenizer
     is_demo: bool
 
@@ -50,10 +51,12 @@ def find_model(
     tokenizer: Path | None,
     options: Mapping[str, Any],
     assignments: Sequence[str],
+    adapter: Path | None = None,
 ) -> FoundModel:
     """Find weights, preset and tokenizer: those given, else those of the run that `load` is, else the demo's.
 
-    Raises InputError that names what is missing.
+    A LoRA run stands for its adapters and their base; `adapter` names adapters that go beside `load`. Raises InputError
+    that names what is missing.
     """
     is_demo = load is None
     if load is None:
@@ -66,7 +69,7 @@ def find_model(
             )
     if not load.exists():
         raise InputError("there is no such checkpoint", where=load, fix="check --load")
-    run = run_around(load)
+    run = run_around(load) or (run_around(adapter) if adapter is not None else None)
     if preset is None and run is None:
         raise InputError(
             "no preset was given, and the checkpoint is not in a run's folder",
@@ -80,16 +83,16 @@ def find_model(
                 "no tokenizer was given", where=load, fix="add --tokenizer DIR, the folder of tokenizer.model"
             )
         tokenizer = run.tokenizer
-    return FoundModel(values, weights_of(load), SparkTokenizer.load(tokenizer), is_demo)
+    return FoundModel(values, parts_of(load, adapter), SparkTokenizer.load(tokenizer), is_demo)
 
 
 class Session:
     """Answers questions with one model. Graphs are compiled at the first question of each length."""
 
     def __init__(self, found: FoundModel) -> None:
-        from spark13b.ckpt import open_checkpoint
         from spark13b.model.causal_lm import SparkForCausalLM
         from spark13b.model.device import check_machine
+        from spark13b.model.transformer import Setup
 
         preset = found.preset
         self.options, self.tokenizer = preset.generation, found.tokenizer
@@ -100,9 +103,12 @@ class Session:
                 where=found.tokenizer.where,
                 fix="use the tokenizer that the model was trained with",
             )
-        self.model = SparkForCausalLM(preset.model, seed=None)
-        with open_checkpoint(found.weights) as arrays:
-            self.model.load_state(arrays)
+        with found.weights.open(preset.model) as parts:
+            self.model = SparkForCausalLM(preset.model, seed=None, setup=Setup(lora=parts.lora))
+            self.model.load_state(parts.base)
+            if parts.adapters is not None:
+                self.model.load_adapters(parts.adapters.tensors)
+            self.doubt = parts.doubt()  # a sentence to show, or None
         self._tokens, self._seconds = 0, 0.0  # of decoding, first tokens left out
         self._first: float | None = None  # seconds to the very first token
 

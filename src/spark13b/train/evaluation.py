@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn
 
+from spark13b.ckpt.adapters import parts_of
 from spark13b.config.preset import Preset
 from spark13b.errors import InputError
 from spark13b.model.causal_lm import SparkForCausalLM
@@ -16,7 +17,7 @@ from spark13b.model.collectives import any_of, total_over
 from spark13b.model.cross_entropy import cross_entropy, hits
 from spark13b.model.loss import Alignment, align
 from spark13b.model.mesh import ALONE, Mesh
-from spark13b.model.transformer import SparkModel
+from spark13b.model.transformer import Setup, SparkModel
 from spark13b.progress import SILENT, Progress
 from spark13b.train.job import Evaluation
 from spark13b.train.rows import RowSource, check_rows
@@ -84,17 +85,29 @@ class Evaluator:
 
 
 def evaluate(
-    preset: Preset, data: Path, load: Path, batch_size: int | None = None, progress: Progress = SILENT
+    preset: Preset,
+    data: Path,
+    load: Path,
+    batch_size: int | None = None,
+    progress: Progress = SILENT,
+    adapter: Path | None = None,
 ) -> Evaluation:
-    """Evaluate the weights at `load`. Raises InputError when they or the rows do not fit the preset's model."""
-    from spark13b.ckpt import open_checkpoint
+    """Evaluate the weights at `load`, a LoRA run for example, or with the adapters at `adapter` beside them.
+
+    Raises InputError when they or the rows do not fit the preset's model.
+    """
     from spark13b.model.device import check_machine
 
     check_machine(preset)
     info = check_rows(preset, data)
-    model = SparkForCausalLM(preset.model, seed=None)
-    with open_checkpoint(load) as weights:
-        model.load_state(weights)
+    with parts_of(load, adapter).open(preset.model) as parts:
+        model = SparkForCausalLM(preset.model, seed=None, setup=Setup(lora=parts.lora))
+        model.load_state(parts.base)
+        if parts.adapters is not None:
+            model.load_adapters(parts.adapters.tensors)
+        doubt = parts.doubt()
+    if doubt:
+        progress.note(f"note: {doubt}")
     batch = batch_size or preset.train.batch_size
     evaluation = Evaluator(model, data, info.rows, batch, preset.train.loss_mask_alignment, progress).run()
     assert evaluation is not None
