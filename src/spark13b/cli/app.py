@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "convert": ("convert", "Model", "Convert weights between torch and MindSpore, and between number formats."),
     "ckpt": ("ckpt", "Model", "Convert, inspect, verify, compare, split and merge checkpoints."),
     "train": ("train", "Model", "Pretrain or fine-tune from a preset."),
+    "lora": ("lora", "Model", "Train LoRA adapters beside a model that stays as it is."),
     "infer": ("infer", "Model", "Answer prompts with a trained model."),
 }
 

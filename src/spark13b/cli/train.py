@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,9 +39,37 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Train a model: from nothing, or from the weights of --load. Ctrl-C saves and leaves; --resume goes on."""
+    start(
+        {},
+        preset=preset,
+        data=data,
+        load=load,
+        output=output,
+        resume=resume,
+        assignments=assignments,
+        dry_run=dry_run,
+        force=force,
+        as_json=as_json,
+    )
+
+
+def start(
+    fixed: Mapping[str, Any],
+    *,
+    preset: str | None,
+    data: Path | None,
+    load: Path | None,
+    output: Path | None,
+    resume: bool,
+    assignments: list[str] | None,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """What 'train' and 'lora' do with their options; `fixed` are the preset's values that the command stands for."""
     from spark13b.train.run import Job, check, train
 
-    values, folder = _preset(preset, resume, output, assignments or [])
+    values, folder = _preset(preset, resume, output, assignments or [], fixed)
     if data is None:
         raise InputError(
             "no training rows were given", fix="add --data FILE.mindrecord; 'spark13b preprocess' makes it"
@@ -77,7 +106,9 @@ def train(
     print(f"weights: {result.checkpoint}")
 
 
-def _preset(name: str | None, resume: bool, output: Path | None, assignments: list[str]) -> tuple[Preset, Path]:
+def _preset(
+    name: str | None, resume: bool, output: Path | None, assignments: list[str], fixed: Mapping[str, Any]
+) -> tuple[Preset, Path]:
     """The preset and the run's folder; a resumed run has its own preset."""
     from spark13b.config import load_preset
     from spark13b.run_folder import RunFolder
@@ -90,7 +121,11 @@ def _preset(name: str | None, resume: bool, output: Path | None, assignments: li
         name = str(RunFolder(output).preset)
     if name is None:
         raise InputError("no preset was given", fix="add --preset NAME; 'spark13b preset list' shows them")
-    return load_preset(name, assignments=assignments), output or Path("runs", Path(name).stem)
+    values = load_preset(name, options=fixed, assignments=assignments)
+    stem = Path(name).stem
+    if values.task == "lora" and "lora" not in stem:  # or the run would take the folder of its base
+        stem += "-lora"
+    return values, output or Path("runs", stem)
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:
