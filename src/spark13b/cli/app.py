@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "ckpt": ("ckpt", "Model", "Convert, inspect, verify, compare, split and merge checkpoints."),
     "train": ("train", "Model", "Pretrain or fine-tune from a preset."),
     "lora": ("lora", "Model", "Train LoRA adapters beside a model that stays as it is."),
+    "eval": ("eval", "Model", "Measure loss, perplexity and accuracy of a model on rows."),
     "infer": ("infer", "Model", "Answer prompts with a trained model."),
 }
 

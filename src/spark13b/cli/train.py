@@ -13,6 +13,7 @@ from spark13b.errors import InputError, JobError
 
 if TYPE_CHECKING:
     from spark13b.config import Preset
+    from spark13b.train.job import Result
     from spark13b.train.plan import Plan
 
 app = typer.Typer(add_completion=False)
@@ -25,6 +26,10 @@ def train(
     preset: options.Preset = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Training rows: a .mindrecord file of 'spark13b preprocess'.")
+    ] = None,
+    eval_data: Annotated[
+        Path | None,
+        typer.Option("--eval-data", help="Rows to evaluate on at the end, and every train.eval_every steps."),
     ] = None,
     load: options.Load = None,
     output: Annotated[
@@ -43,6 +48,7 @@ def train(
         {},
         preset=preset,
         data=data,
+        eval_data=eval_data,
         load=load,
         output=output,
         resume=resume,
@@ -58,6 +64,7 @@ def start(
     *,
     preset: str | None,
     data: Path | None,
+    eval_data: Path | None,
     load: Path | None,
     output: Path | None,
     resume: bool,
@@ -70,11 +77,7 @@ def start(
     from spark13b.train.run import Job, check, train
 
     values, folder = _preset(preset, resume, output, assignments or [], fixed)
-    if data is None:
-        raise InputError(
-            "no training rows were given", fix="add --data FILE.mindrecord; 'spark13b preprocess' makes it"
-        )
-    job = Job(values, data, folder, load=load, resume=resume, force=force)
+    job = Job(values, data, folder, load=load, resume=resume, force=force, eval_data=eval_data)
     if dry_run:
         show_plan(check(job), as_json)
         return
@@ -87,23 +90,9 @@ def start(
             fix="the same command with --resume goes on from there",
         )
     if as_json:
-        console.print_json(
-            {
-                "output": str(result.output),
-                "checkpoint": str(result.checkpoint),
-                "steps": result.steps,
-                "first_loss": result.first_loss,
-                "last_loss": result.last_loss,
-                "tokens_per_second": result.tokens_per_second,
-            }
-        )
+        console.print_json(result.as_dict())
         return
-    print(
-        f"{result.steps} steps, loss {result.first_loss:.4f} -> {result.last_loss:.4f}, "
-        f"{result.tokens_per_second:,.0f} tokens/s"
-    )
-    print(f"run:     {result.output}")
-    print(f"weights: {result.checkpoint}")
+    show_result(result)
 
 
 def _preset(
@@ -128,6 +117,23 @@ def _preset(
     return values, output or Path("runs", stem)
 
 
+def show_result(result: Result) -> None:
+    """Print how a run ended to stdout."""
+    facts = [f"{result.steps:,} steps"]
+    if result.skipped:
+        facts.append(f"{result.skipped:,} of them skipped")
+    if result.first_loss is not None:
+        facts.append(f"loss {result.first_loss:.4f} -> {result.last_loss:.4f}")
+        facts.append(f"{result.tokens_per_second:,.0f} tokens/s")
+    print(", ".join(facts))
+    if result.evaluation is not None:
+        print(f"evaluation: {result.evaluation}")
+    print(f"run:     {result.output}")
+    print(f"weights: {result.checkpoint}")
+    if result.best is not None:
+        print(f"best:    {result.best}")
+
+
 def show_plan(plan: Plan, as_json: bool) -> None:
     """Print a plan to stdout."""
     if as_json:
@@ -136,9 +142,9 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     rows = {
         "parameters": f"{plan.parameters:,}",
         "devices": f"{plan.devices}",
-        "rows": f"{plan.rows:,} of {plan.tokens:,} tokens",
+        "rows": f"{'?' if plan.rows is None else format(plan.rows, ',')} of {plan.tokens:,} tokens",
         "a step": f"{plan.batch_size} rows, {plan.tokens_per_step:,} tokens",
-        "steps": f"{plan.steps:,} ({plan.steps * plan.batch_size / plan.rows:.2f} epochs)",
+        "steps": _steps(plan),
         "weights": _size(plan.weights_bytes) + " a device",
         "gradients": _size(plan.gradients_bytes) + " a device",
         "optimizer": _size(plan.optimizer_bytes) + " a device",
@@ -147,6 +153,13 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     }
     for name, value in rows.items():
         print(f"{name:11} {value}")
+
+
+def _steps(plan: Plan) -> str:
+    if plan.steps is None:
+        return "unknown without --data"
+    epochs = f" ({plan.steps * plan.batch_size / plan.rows:.2f} epochs)" if plan.rows else ""
+    return f"{plan.steps:,}{epochs}"
 
 
 def _size(size: int) -> str:

@@ -172,7 +172,7 @@ def _train(preset: Preset, data: Path, run: RunFolder, start: RunFolder | None, 
 
     job = Job(preset, data, run.path, load=start.path if start else None)
     saved = run.checkpoints()
-    if saved and step_of(saved[-1]) >= check(job).steps:
+    if saved and step_of(saved[-1]) >= (check(job).steps or 0):
         return
     if run.is_run():
         job = Job(preset, data, run.path, load=job.load, resume=bool(saved), force=not saved)

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 from spark13b.config.preset import Preset
-from spark13b.model.names import expected_shapes
+from spark13b.model.names import adapter_shapes, expected_shapes
 
 _MEASURE_SECONDS = 0.3
 _SIDE = 1024  # of the matrices that are multiplied
@@ -19,15 +19,19 @@ def flops_per_token(preset: Preset, tokens: int) -> float:
     """Floating point operations that training spends on one token of a row of `tokens`.
 
     6 P + 12 L C K. P: numbers in the matrices, the embedding counted once, as the output projection (2 P forward, 4 P
-    backward). The products of queries with keys and of weights with values cost 4 C K a layer forward and twice that
-    backward; K is the mean number of visible keys, sum over t = 1..T of min(t, window) / T. What recomputing costs on
-    top is not counted: these are the model's operations, not the machine's.
+    backward; under LoRA the matrices need no gradient of their own, which saves 2 P). The products of queries with keys
+    and of weights with values cost 4 C K a layer forward and twice that backward; K is the mean number of visible keys,
+    sum over t = 1..T of min(t, window) / T. What recomputing costs on top is not counted: these are the model's
+    operations, not the machine's.
     """
     model = preset.model
     matrices = sum(math.prod(shape) for shape in expected_shapes(model).values() if len(shape) == 2)
     window = min(model.sparse_local_size, tokens)
     keys = (window * (window + 1) / 2 + (tokens - window) * window) / tokens
-    return 6.0 * matrices + 12.0 * model.num_layers * model.hidden_size * keys
+    products = 6.0 * matrices
+    if preset.task == "lora":
+        products = 4.0 * matrices + 6.0 * sum(map(math.prod, adapter_shapes(model, preset.lora).values()))
+    return products + 12.0 * model.num_layers * model.hidden_size * keys
 
 
 def peak_flops(preset: Preset) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spark13b.config.preset import Preset
 
@@ -38,6 +39,9 @@ class Evaluation:
     def perplexity(self) -> float:
         return math.exp(min(self.loss, 700.0))  # a float ends at exp(709)
 
+    def __str__(self) -> str:
+        return f"loss {self.loss:.4f}, perplexity {self.perplexity:.2f}, accuracy {self.accuracy:.1%}"
+
     def as_dict(self) -> dict[str, float]:
         """For JSON and for metrics."""
         return {
@@ -63,3 +67,18 @@ class Result:
     tokens_per_second: float
     evaluation: Evaluation | None = None  # the last one of this call
     best: Path | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "output": str(self.output),
+            "checkpoint": str(self.checkpoint),
+            "finished": self.finished,
+            "steps": self.steps,
+            "skipped": self.skipped,
+            "first_loss": self.first_loss,
+            "last_loss": self.last_loss,
+            "tokens_per_second": self.tokens_per_second,
+            "evaluation": self.evaluation and self.evaluation.as_dict(),
+            "best": None if self.best is None else str(self.best),
+        }

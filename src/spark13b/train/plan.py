@@ -8,7 +8,7 @@ from typing import Any
 
 from spark13b.config.preset import Preset
 from spark13b.errors import InputError
-from spark13b.model.names import expected_shapes
+from spark13b.model.names import adapter_shapes, expected_shapes
 from spark13b.train.length import rows_a_step, run_steps
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -18,9 +18,9 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 class Plan:
     """The size of a run. Memory in bytes a device, for what stays through a step; activations come on top."""
 
-    parameters: int
-    steps: int
-    rows: int
+    parameters: int  # of the model, without adapters
+    steps: int | None  # unknown for epochs of unknown rows
+    rows: int | None
     batch_size: int  # rows a step, over all data-parallel groups
     tokens: int  # a row
     devices: int
@@ -37,12 +37,12 @@ class Plan:
         return {**asdict(self), "tokens_per_step": self.tokens_per_step}
 
 
-def make_plan(preset: Preset, rows: int, row_length: int) -> Plan:
-    """The plan of training `preset` on `rows` rows of `row_length` tokens.
+def make_plan(preset: Preset, rows: int | None = None, row_length: int | None = None) -> Plan:
+    """The plan of training `preset` on `rows` rows of `row_length` tokens; without rows, on some of full length.
 
     Raises InputError when the rows do not fit the model's context.
     """
-    tokens = row_length - 1
+    tokens = preset.model.seq_length if row_length is None else row_length - 1
     if tokens > preset.model.seq_length:
         raise InputError(
             f"the rows hold {tokens} tokens, the model's context {preset.model.seq_length}",
@@ -53,19 +53,23 @@ def make_plan(preset: Preset, rows: int, row_length: int) -> Plan:
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     parallel = preset.parallel
     batch = rows_a_step(preset)
-    weights = sum(size * _BYTES[stored_type(name, preset)] for name, size in sizes.items())
-    parameters = sum(sizes.values())
-    state = 8 * parameters  # Adam's m and v, float32
+    weights = gradients = sum(size * _BYTES[stored_type(name, preset)] for name, size in sizes.items())
+    parameters = trained = sum(sizes.values())
+    if preset.task == "lora":  # adapters are float32
+        trained = sum(map(math.prod, adapter_shapes(preset.model, preset.lora).values()))
+        gradients = 4 * trained
+        weights += gradients
+    state = 8 * trained  # Adam's m and v, float32
     shards = parallel.model_parallel
     return Plan(
         parameters=parameters,
-        steps=run_steps(preset, rows, tokens),
+        steps=run_steps(preset, rows, tokens) if rows or not preset.train.epochs else None,
         rows=rows,
         batch_size=batch,
         tokens=tokens,
         devices=parallel.devices,
         weights_bytes=weights // shards,
-        gradients_bytes=weights // shards,
+        gradients_bytes=gradients // shards,
         optimizer_bytes=state // (parallel.devices if parallel.optimizer_shard else shards),
     )
 

@@ -19,7 +19,10 @@ __all__ = ["Job", "Result", "check", "check_start", "train"]
 
 
 def check(job: Job) -> Plan:
-    """Find all that would stop the run, without loading a model; the run's plan. Raises InputError."""
+    """Find all that would stop the run, without loading a model; the run's plan. Raises InputError.
+
+    Without data it is the plan of rows of full length.
+    """
     preset = job.preset
     if preset.task == "infer":
         raise InputError(
@@ -30,7 +33,7 @@ def check(job: Job) -> Plan:
     if job.eval_data is not None:
         check_rows(preset, job.eval_data)
     if job.data is None:
-        raise _no_data()
+        return make_plan(preset)
     info = check_rows(preset, job.data)
     return make_plan(preset, info.rows, info.row_length)
 

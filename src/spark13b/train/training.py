@@ -226,10 +226,7 @@ class Training:
         better = state.best_loss is None or evaluation.loss < state.best_loss
         if better:
             state.best_step, state.best_loss = state.step, evaluation.loss
-        self.progress.note(
-            f"step {state.step}: evaluation loss {evaluation.loss:.4f}, perplexity {evaluation.perplexity:.2f}, "
-            f"accuracy {evaluation.accuracy:.1%}{', the best' if better else ''}"
-        )
+        self.progress.note(f"step {state.step}: evaluation {evaluation}{', the best' if better else ''}")
         if better or self.saved_step == state.step:
             self._save()
 
