@@ -91,6 +91,27 @@ def stop(me: worker.Worker) -> dict[str, Any]:
     return {"finished": False, "signals": len(asked)}
 
 
+def stop_slowly(me: worker.Worker) -> dict[str, Any]:
+    """When asked to stop, have much to finish; when asked again, leave."""
+
+    def ask(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        me.progress.note("saving")
+
+    signal.signal(signal.SIGINT, ask)
+    me.progress.note("stepping")
+    time.sleep(1000)
+    return {}
+
+
+def crash_late(me: worker.Worker) -> dict[str, Any]:
+    """Worker 1 crashes when all is done."""
+    if me.rank == 1:
+        me.write_result({})
+        os.abort()
+    return {"done": True}
+
+
 def allreduce(me: worker.Worker) -> dict[str, Any]:
     """The sum of all ranks plus one, by MindSpore."""
     import numpy as np

@@ -36,8 +36,27 @@ def test_mindspore_ending_its_own_process_and_the_scheduler_come_last() -> None:
     assert first([failure(0, 2.0, code=-15)]).code == -15
 
 
+def test_a_worker_that_nobody_here_stopped_was_not_interrupted() -> None:
+    stopped = failure(0, 1.0, error=KeyboardInterrupt())
+    assert first([stopped, failure(1, 2.0, code=-9)]).code == -9
+    shown = error_of(stopped, [stopped], workers=2)
+    assert (shown.kind, shown.what) == ("job", "worker 0 was stopped by a signal that did not come from here")
+
+
 def test_the_loss_of_a_peer_is_shown_when_nothing_else_is_known() -> None:
     lost = failure(0, 1.0, error=LOST_PEER)
     shown = error_of(lost, [lost], workers=2)
     assert shown.what == "worker 0: unexpected RuntimeError: Launch kernel failed: Default/AllReduce-op0"
     assert shown.where == "worker_0.log"
+    assert "all machines" in (shown.fix or "")
+
+
+def test_the_scheduler_says_which_worker_of_another_machine_is_lost(tmp_path: Path) -> None:
+    log = tmp_path / "scheduler.log"
+    log.write_text(
+        "RuntimeError: Timed out node list is: [const vector]{1}, worker 1 is the first one timed out, ...\n"
+    )
+    scheduler = Failure(Member(None, Adopted(1), log), 1, None, 2.0)
+    lost = failure(0, 1.0, error=LOST_PEER)
+    assert first([lost, scheduler]) is scheduler
+    assert error_of(scheduler, [lost, scheduler], workers=1).what == "worker 1 does not answer any more"

@@ -64,8 +64,8 @@ def wait_until(true: Callable[[], Any], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def first_note(process: subprocess.Popen[str]) -> str:
-    """The first note of worker 0, which a launcher writes to stderr."""
+def next_note(process: subprocess.Popen[str]) -> str:
+    """The next note of worker 0, which a launcher writes to stderr."""
     assert process.stderr is not None
     return process.stderr.readline()
 
@@ -141,9 +141,13 @@ def test_a_worker_that_ends_without_a_word_is_shown_with_the_end_of_its_log(tmp_
     )
 
 
+def test_a_crash_after_the_result_does_not_undo_it(tmp_path: Path) -> None:
+    assert start("table", tmp_path / "logs", "crash_late", Listener()) == {"done": True}
+
+
 def test_killing_a_worker_of_msrun_ends_all_with_its_name(tmp_path: Path, launcher: Starts) -> None:
     process = launcher("msrun", str(tmp_path / "logs"), "stay_in_here")
-    assert first_note(process) == "waiting\n"
+    assert next_note(process) == "waiting\n"
     of_rank = {child.environ().get("RANK_ID"): child for child in psutil.Process(process.pid).children()}
     of_rank["1"].kill()
     killed = time.monotonic()
@@ -170,7 +174,7 @@ def test_a_first_step_may_take_longer_than_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["table", "msrun"])
 def test_a_killed_launcher_leaves_no_process_behind(kind: str, tmp_path: Path, launcher: Starts) -> None:
     process = launcher(kind, str(tmp_path / "logs"), "wait")
-    assert first_note(process) == "waiting\n"
+    assert next_note(process) == "waiting\n"
     assert len(processes()) == (2 if kind == "table" else 3)
     process.kill()
     process.communicate()
@@ -188,12 +192,21 @@ def test_one_signal_lets_the_workers_finish_and_return_their_result(
     number: int, tmp_path: Path, launcher: Starts
 ) -> None:
     process = launcher("table", str(tmp_path / "logs"), "stop" if number == signal.SIGINT else "wait")
-    first_note(process)
+    next_note(process)
     process.send_signal(number)
     if number == signal.SIGINT:
         assert outcome_of(process) == {"result": {"finished": False, "signals": 1}}
     else:  # these workers have no handler for it
         assert outcome_of(process) == {"what": "interrupted", "code": 1}
+
+
+def test_a_second_signal_does_not_wait_for_the_workers_to_finish(tmp_path: Path, launcher: Starts) -> None:
+    process = launcher("table", str(tmp_path / "logs"), "stop_slowly")
+    assert next_note(process) == "stepping\n"
+    process.send_signal(signal.SIGINT)
+    assert next_note(process) == "saving\n"
+    process.send_signal(signal.SIGINT)
+    assert outcome_of(process) == {"what": "interrupted", "code": 1}
 
 
 def test_an_interrupted_start_ends_at_once(tmp_path: Path, launcher: Starts) -> None:

@@ -27,6 +27,8 @@ _NOISE = re.compile(r"\[(WARNING|INFO|DEBUG)\] \w+\(\d+")  # MindSpore's log lin
 _LOG_LINES = 12
 _MEMORY = "the system ends a process like this when memory runs out ('dmesg' says so): use fewer workers, a smaller "
 _NEEDS_NOTHING = "the end of its log says what it was doing"
+_LOST = re.compile(r"worker (\d+) is the first one timed out")  # the scheduler, when a machine is gone
+_ELSEWHERE = "another worker may be lost: look into the logs of all machines"
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,17 @@ class Failure:
     @property
     def is_echo(self) -> bool:
         """Whether it looks like the consequence of another member's failure."""
-        if self.member.rank is None:
+        if self.member.rank is None:  # it has nothing to do but to notice
             return True
-        if self.report is not None:
-            return self.report.kind == "unexpected" and _ECHO.search(self.report.what) is not None
-        return self.code == -signal.SIGTERM  # MindSpore sends it to its own process when it has lost a peer
+        if self.is_interruption:  # MindSpore sends SIGTERM to its own process when it has lost a peer
+            return True
+        return (
+            self.report is not None and self.report.kind == "unexpected" and _ECHO.search(self.report.what) is not None
+        )
 
     @property
     def is_interruption(self) -> bool:
-        """Whether the member was asked to stop."""
+        """Whether a signal stopped the member."""
         if self.report is not None:
             return self.report.kind == "interrupted"
         return self.code in (-signal.SIGTERM, -signal.SIGINT)
@@ -68,8 +72,8 @@ def failure_of(member: Member, report: ErrorReport | None) -> Failure | None:
 
 
 def first(failures: Sequence[Failure]) -> Failure:
-    """The failure that the others follow from."""
-    return min(failures, key=lambda failure: (failure.is_echo, failure.time))
+    """The failure that the others follow from; of echoes the scheduler's, which says whom it has lost."""
+    return min(failures, key=lambda failure: (failure.is_echo, failure.member.rank is not None, failure.time))
 
 
 def error_of(failure: Failure, failures: Sequence[Failure], workers: int) -> ErrorReport:
@@ -77,11 +81,15 @@ def error_of(failure: Failure, failures: Sequence[Failure], workers: int) -> Err
     member, report = failure.member, failure.report
     if report is None:
         return _death(member, failure.code)
+    if report.kind == "interrupted":
+        what = f"{member.name} was stopped by a signal that did not come from here"
+        return ErrorReport("job", what, str(member.log), None, _ELSEWHERE, report.time)
     same = [other for other in failures if other.report is not None and other.report.what == report.what]
     if len(same) == workers > 1:
         return report
     where = report.where if report.where is not None else str(member.log)
-    return replace(report, what=f"{member.name}: {report.what}", where=where)
+    fix = _ELSEWHERE if report.fix is None and failure.is_echo else report.fix
+    return replace(report, what=f"{member.name}: {report.what}", where=where, fix=fix)
 
 
 def exception_of(report: ErrorReport) -> BaseException:
@@ -94,6 +102,11 @@ def exception_of(report: ErrorReport) -> BaseException:
 
 def _death(member: Member, code: int | None) -> ErrorReport:
     """The error of a member that said nothing."""
+    lines = last_lines(member.log)
+    lost = _LOST.search("\n".join(lines))
+    if member.rank is None and lost is not None:
+        what = f"worker {lost[1]} does not answer any more"
+        return ErrorReport("job", what, str(member.log), None, "look into its log, on its machine", time.time())
     if code is not None and code < 0:
         try:
             name = signal.Signals(-code).name
@@ -104,7 +117,6 @@ def _death(member: Member, code: int | None) -> ErrorReport:
     else:
         what = f"{member.name} ended without a message (exit code {code})"
         fix = _NEEDS_NOTHING
-    lines = last_lines(member.log)
     if lines:
         what += "; the end of its log:\n" + "\n".join(f"    {line}" for line in lines)
     return ErrorReport("job", what, str(member.log), None, fix, time.time())

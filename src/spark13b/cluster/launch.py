@@ -76,9 +76,9 @@ def launch(launch: Launch, command: Sequence[str], progress: Progress = SILENT) 
     reports = {rank: Reports(reports_folder, rank) for rank in workers.ranks}
     members: list[Member] = []
     signals = Signals()
+    neighbours = Neighbours(log_dir, workers.node, workers.nodes)
     with adopting(), signals.caught(), Relay(reports[workers.ranks[0]].progress, progress) as relay:
         try:
-            neighbours = Neighbours(log_dir, workers.node, workers.nodes)
             members = workers.start(
                 command, log_dir, _environment(reports_folder, workers.ranks[0]), signals.raise_if_any
             )
@@ -87,6 +87,9 @@ def launch(launch: Launch, command: Sequence[str], progress: Progress = SILENT) 
             result = reports[workers.ranks[0]].result()
             if workers.nodes > 1:
                 watch.wait_for_scheduler()
+        except BaseException as error:
+            neighbours.tell(error)
+            raise
         finally:
             try:
                 end_all(members, reports_folder)

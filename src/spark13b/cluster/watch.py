@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import signal
 import threading
 import time
@@ -23,7 +25,8 @@ _EVERY_SECONDS = 0.1
 _LOOK_EVERY_SECONDS = 0.5  # at the steps and at the other machines, which may be at the other end of a network disk
 # for the failures of the other workers to be seen, too; a killed process takes a while to give its memory back
 _GRACE_SECONDS, _ECHO_GRACE_SECONDS = 0.5, 5.0
-_LEAVE_SECONDS = 60.0  # for workers to leave when all have their result, and for those told twice to stop
+_LEAVE_SECONDS = 60.0  # for workers and scheduler to leave when all have their result
+_STOP_SECONDS = 5.0  # for workers that were told twice to stop
 _STACK_SECONDS = 1.0  # for hanging workers to write where they are
 
 
@@ -64,18 +67,19 @@ class Neighbours:
     def __init__(self, log_dir: Path, node: int, nodes: int) -> None:
         self._others = [log_dir / f"node_{other}.failed" for other in range(nodes) if other != node]
         self._own = log_dir / f"node_{node}.failed"
-        self._own.unlink(missing_ok=True)
-        started = log_dir / f"node_{node}.started"
-        started.touch()
-        self._started = started.stat().st_mtime_ns  # by the clock of the disk: those of the machines differ
-        self._nodes = nodes
+        if self._others:
+            self._own.unlink(missing_ok=True)
+            started = log_dir / f"node_{node}.started"
+            started.touch()
+            self._started = started.stat().st_mtime_ns  # by the clock of the disk: those of the machines differ
 
-    def tell(self, report: ErrorReport) -> None:
+    def tell(self, error: BaseException) -> None:
         """Let the other machines know why this one ends."""
-        if self._nodes > 1:
+        if self._others:
             draft = self._own.with_suffix(".part")
-            draft.write_text(json.dumps(asdict(report), ensure_ascii=False), encoding="utf-8")
-            draft.replace(self._own)
+            with contextlib.suppress(OSError):  # a full disk must not hide the error itself
+                draft.write_text(json.dumps(asdict(ErrorReport.of(error)), ensure_ascii=False), encoding="utf-8")
+                draft.replace(self._own)
 
     def failure(self) -> ErrorReport | None:
         """The failure of another machine since this launch began."""
@@ -105,7 +109,7 @@ class Watch:
         self._scheduler = next((member for member in members if member.rank is None), None)
         self._reports, self._relay, self._signals, self._neighbours = reports, relay, signals, neighbours
         self._hang_timeout, self._first_step_timeout = hang_timeout, first_step_timeout
-        self._forwarded = 0
+        self._forwarded, self._must_stop_by = 0, math.inf
         self._failures: dict[str, Failure] = {}
         self._heartbeats: dict[int, Heartbeat] = {}
         self._moved = time.monotonic()
@@ -117,13 +121,6 @@ class Watch:
 
         Raises KeyboardInterrupt when they stopped before they could finish their step.
         """
-        try:
-            self._run()
-        except KeyboardInterrupt as error:
-            self._neighbours.tell(ErrorReport.of(error))
-            raise
-
-    def _run(self) -> None:
         while any(worker.process.poll() is None for worker in self._workers):
             self._relay.follow()
             self._forward()
@@ -143,21 +140,25 @@ class Watch:
         """Let the scheduler serve the workers of other machines until they have left."""
         deadline = time.monotonic() + _LEAVE_SECONDS
         while self._scheduler is not None and self._scheduler.process.poll() is None and time.monotonic() < deadline:
-            self._signals.raise_if_any()
             time.sleep(_EVERY_SECONDS)
 
     def _forward(self) -> None:
         """Pass the signals on to the workers: the first asks them to finish their step, the second not to."""
         for number in self._signals.received[self._forwarded :]:
             self._forwarded += 1
-            if self._forwarded > 2:
-                raise KeyboardInterrupt
             send(self._workers, number)
+            if self._forwarded == 2:
+                self._must_stop_by = time.monotonic() + _STOP_SECONDS
+        if self._forwarded > 2 or time.monotonic() > self._must_stop_by:
+            raise KeyboardInterrupt
 
     def _look_for_failures(self) -> None:
-        """Note the failures seen for the first time, with the time."""
+        """Note the failures seen for the first time, with the time. What crashes after its result has not failed."""
         for member in (*self._workers, *([self._scheduler] if self._scheduler else [])):
+            ranks = list(self._reports) if member.rank is None else [member.rank]
             report = self._reports[member.rank].error() if member.rank is not None else None
+            if report is None and all(self._reports[rank].result() is not None for rank in ranks):
+                continue
             known = self._failures.get(member.name)
             if known is None or known.report is None:
                 failure = failures.failure_of(member, report)
@@ -181,9 +182,7 @@ class Watch:
             return failures.exception_of(elsewhere)
         if self._signals.received and any(failure.is_interruption for failure in found):
             return KeyboardInterrupt()
-        report = failures.error_of(first, found, len(self._workers))
-        self._neighbours.tell(report)
-        return failures.exception_of(report)
+        return failures.exception_of(failures.error_of(first, found, len(self._workers)))
 
     def _all_have_results(self) -> bool:
         """Whether all workers have what they worked for, and do not leave all the same."""
@@ -206,14 +205,10 @@ class Watch:
         begun = min(heartbeat.begun for heartbeat in heartbeats.values())
         # the first step includes the compilation, which takes 20 minutes for the 13B model
         limit = self._hang_timeout if begun >= 2 else self._first_step_timeout
-        if self._forwarded >= 2:
-            limit = min(limit, _LEAVE_SECONDS)
         if now - self._moved > limit:
             send(self._workers, signal.SIGUSR1)
             time.sleep(_STACK_SECONDS)
-            report = self._hanging(limit)
-            self._neighbours.tell(report)
-            raise failures.exception_of(report)
+            raise failures.exception_of(self._hanging(limit))
 
     def _hanging(self, limit: float) -> ErrorReport:
         steps = {worker: self._heartbeats[worker.rank].step or 0 for worker in self._workers if worker.rank is not None}
