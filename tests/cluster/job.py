@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from spark13b.cluster import worker
@@ -67,7 +68,7 @@ def stay_in_here(me: worker.Worker) -> dict[str, Any]:
     """Deaf, and with a child."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
-    me.progress.note("waiting")
+    say_when_all_are_here(me, "waiting")
     time.sleep(1000)
     return {}
 
@@ -75,7 +76,7 @@ def stay_in_here(me: worker.Worker) -> dict[str, Any]:
 def wait(me: worker.Worker) -> dict[str, Any]:
     """Do nothing for long."""
     me.begin_step(1)
-    me.progress.note("waiting")
+    say_when_all_are_here(me, "waiting")
     time.sleep(1000)
     return {}
 
@@ -84,7 +85,7 @@ def stop(me: worker.Worker) -> dict[str, Any]:
     """Take steps until asked to stop, then finish the step, as `train` does."""
     asked: list[int] = []
     signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
-    me.progress.note("stepping")
+    say_when_all_are_here(me, "stepping")
     while not asked:
         time.sleep(0.02)
     time.sleep(0.3)
@@ -99,7 +100,7 @@ def stop_slowly(me: worker.Worker) -> dict[str, Any]:
         me.progress.note("saving")
 
     signal.signal(signal.SIGINT, ask)
-    me.progress.note("stepping")
+    say_when_all_are_here(me, "stepping")
     time.sleep(1000)
     return {}
 
@@ -110,6 +111,15 @@ def crash_late(me: worker.Worker) -> dict[str, Any]:
         me.write_result({})
         os.abort()
     return {"done": True}
+
+
+def say_when_all_are_here(me: worker.Worker, text: str) -> None:
+    """A note of worker 0, when every worker of this machine has come so far."""
+    folder = Path(os.environ["SPARK13B_REPORTS"])
+    (folder / f"here_{me.rank}").touch()
+    while me.rank == 0 and len(list(folder.glob("here_*"))) < me.size:
+        time.sleep(0.02)
+    me.progress.note(text)
 
 
 def allreduce(me: worker.Worker) -> dict[str, Any]:

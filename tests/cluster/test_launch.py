@@ -27,20 +27,20 @@ LAUNCHING = Path(__file__).with_name("launching.py")
 
 
 def processes() -> list[psutil.Process]:
-    """The workers and schedulers that run now, and the children of those that stay deaf."""
+    """What the launches of this test started and still runs: workers, schedulers, msrun, their children."""
     found = []
-    for process in psutil.process_iter(["cmdline", "environ", "status"]):
-        command = process.info["cmdline"] or []
-        mark = (process.info["environ"] or {}).get("SPARK13B_REPORTS", "")
-        if process.info["status"] != psutil.STATUS_ZOMBIE and (str(JOB) in command or mark):
+    for process in psutil.process_iter(["environ", "status"]):
+        environment = process.info["environ"] or {}
+        ours = environment.get("TMPDIR") == os.environ["TMPDIR"] and "SPARK13B_REPORTS" in environment
+        if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process)
     return found
 
 
 @pytest.fixture(autouse=True)
-def launcher() -> Iterator[Starts]:
+def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starts]:
     """Starts a launcher process. After every test no worker, scheduler or msrun is left, nor a child of theirs."""
-    assert not processes()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # a killed launcher leaves its reports there; and it marks this test
     started = []
 
     def start_launcher(*words: str) -> subprocess.Popen[str]:
