@@ -10,7 +10,7 @@ from spark13b.ckpt.tensors import TensorInfo
 from spark13b.config.sections import LoraConfig
 from spark13b.model.mesh import Group, Mesh
 from spark13b.model.names import adapter_shapes, expected_shapes
-from spark13b.train.gradients import placement
+from spark13b.train.placement import placement
 from train.test_step import CONFIG
 
 SHAPES = expected_shapes(CONFIG.model_copy(update={"vocab_size": 20})) | adapter_shapes(CONFIG, LoraConfig())

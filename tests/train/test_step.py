@@ -15,8 +15,8 @@ from spark13b.config.model import SparkConfig
 from spark13b.config.sections import OptimizerConfig
 from spark13b.model import SparkForCausalLM
 from spark13b.model.mesh import ALONE
-from spark13b.train.gradients import placement
 from spark13b.train.optimizer import AdamW, corrected
+from spark13b.train.placement import placement
 from spark13b.train.step import Step
 from train.numpy_adam import NumpyAdam, clipped, global_norm
 

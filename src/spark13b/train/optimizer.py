@@ -14,7 +14,7 @@ from spark13b.config.sections import OptimizerConfig
 from spark13b.model.causal_lm import set_parameter
 from spark13b.model.collectives import all_gather
 from spark13b.model.mesh import ALONE, Mesh
-from spark13b.train.gradients import Placement
+from spark13b.train.placement import Placement
 
 
 class AdamW(nn.Cell):

@@ -16,8 +16,9 @@ from spark13b.model.dropout import dropout_key
 from spark13b.model.loss import TINY, TotalLoss
 from spark13b.model.mesh import Mesh
 from spark13b.model.transformer import Setup
-from spark13b.train.gradients import GlobalNorm, Placement, Reduce, placement
+from spark13b.train.gradients import GlobalNorm, Reduce
 from spark13b.train.optimizer import AdamW
+from spark13b.train.placement import Placement, placement
 
 
 class Step:
