@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from spark13b.data.preprocess import preprocess_sft
 from spark13b.data.tokenizer import SparkTokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+INSTRUCTIONS = GOLDEN / "preprocess" / "alpaca200.json"
 SMALL: dict[str, Any] = {
     "model.num_layers": 1,
     "model.hidden_size": 32,
@@ -29,9 +31,15 @@ def small_preset(**changes: Any) -> Preset:
     return load_preset("cpu-tiny-sft", options=options)
 
 
-def small_rows(folder: Path) -> Path:
-    """A MindRecord file of sft rows, made of the golden instructions."""
-    path = folder / "rows.mindrecord"
-    source = GOLDEN / "preprocess" / "alpaca200.json"
-    preprocess_sft([source], path, SparkTokenizer.load(GOLDEN / "tokenizer"), 32, overlong="split")
+def small_rows(folder: Path, seq_length: int = 32, records: int = 200) -> Path:
+    """A MindRecord file of sft rows, made of the first golden instructions."""
+    path = folder / f"rows{records}.mindrecord"
+    source = folder / f"{records}.json"
+    source.write_text(json.dumps(json.loads(INSTRUCTIONS.read_text(encoding="utf-8"))[:records]), encoding="utf-8")
+    preprocess_sft([source], path, SparkTokenizer.load(GOLDEN / "tokenizer"), seq_length, overlong="split")
     return path
+
+
+def evaluated_preset(**changes: Any) -> Preset:
+    """`small_preset` with an evaluation every second step; for runs with `--eval-data`."""
+    return small_preset(**{"train__eval_every": 2, **changes})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -12,10 +11,10 @@ from typing import Any, Self
 from spark13b.files import write_text
 from spark13b.run_folder import RunFolder
 from spark13b.train.curve import draw_curve
+from spark13b.train.events import Events
 from spark13b.train.job import Evaluation
 
 _DRAW_EVERY_SECONDS = 60.0  # the curve of a run that goes on
-_FLUSH_SECONDS = 10  # events; metrics are flushed at every record
 
 
 class Recorder:
@@ -29,7 +28,7 @@ class Recorder:
         kept = _kept(run, step, evaluated)
         write_text(run.metrics, "".join(kept), force=True)
         self._metrics = run.metrics.open("a", encoding="utf-8")
-        self._events = _event_writer()(str(run.tensorboard), purge_step=step + 1, flush_secs=_FLUSH_SECONDS)
+        self._events = Events(run.tensorboard, step + 1)
 
     def step(self, record: dict[str, Any]) -> None:
         """A step; its keys become the tags train/KEY."""
@@ -46,8 +45,9 @@ class Recorder:
         """The step that ended the run, with all its row numbers."""
         self._write(record)
 
-    def draw(self) -> None:
-        """Draw the curve, unless it was drawn a moment ago."""
+    def before_checkpoint(self) -> None:
+        """Have everything in the files that a run going on from here will not say again; draw the curve, too."""
+        self._events.flush()
         if time.monotonic() - self._drawn >= _DRAW_EVERY_SECONDS:
             draw_curve(self._run)
             self._drawn = time.monotonic()
@@ -69,7 +69,7 @@ class Recorder:
     def _scalars(self, group: str, record: dict[str, Any]) -> None:
         for key, value in record.items():
             if key != "step" and _plain(value) is not None:
-                self._events.add_scalar(f"{group}/{key}", float(value), record["step"])
+                self._events.add(f"{group}/{key}", float(value), record["step"])
 
 
 class NoRecorder:
@@ -84,7 +84,7 @@ class NoRecorder:
     def failure(self, record: dict[str, Any]) -> None:
         pass
 
-    def draw(self) -> None:
+    def before_checkpoint(self) -> None:
         pass
 
     def __enter__(self) -> Self:
@@ -113,18 +113,3 @@ def _kept(run: RunFolder, step: int, evaluated: int) -> list[str]:
 def _plain(value: Any) -> Any:
     """JSON knows neither inf nor nan: null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _event_writer() -> Any:
-    """tensorboardX's SummaryWriter. It would import torch where there is one: two seconds, and its threads."""
-    import mindspore  # noqa: F401  # before protobuf, which it must set up
-
-    torch = sys.modules.get("torch", ...)
-    if torch is ...:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` an ImportError
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if torch is ...:
-            del sys.modules["torch"]
-    return SummaryWriter

@@ -234,12 +234,12 @@ class Training:
         """Save where the run stands; a checkpoint that this step has already only learns of its evaluation."""
         state, keep = self.state, self.preset.train.keep_checkpoints
         state.step_rows, state.loss_scale, state.good_steps = self.step_rows, self.scale.value, self.scale.good_steps
+        self.recorder.before_checkpoint()
         if self.saved_step == state.step:
             checkpoint.amend(self.run_folder, state, keep)
         else:
             checkpoint.save(self.run_folder, state, self.model, self.optimizer, keep, self.card)
             self.saved_step = state.step
-        self.recorder.draw()
 
     def _go_on(self) -> None:
         """Take weights, optimizer and position from the run's newest checkpoint."""
