@@ -152,6 +152,8 @@ BROKEN: list[tuple[str, list[str], str, str]] = [
         "schedule.warmup_steps: 5 leaves nothing of the run's 5 steps",
         "fewer",
     ),
+    # adapters
+    ("cpu-tiny-lora", ["lora.rank=128"], "lora.rank: 128 is no low rank for matrices of 128", "smaller rank"),
 ]
 
 
@@ -246,6 +248,7 @@ def test_float16_inference_needs_no_loss_scale() -> None:
         ("cpu-tiny-sft", ["parallel.sequence_parallel=true"], "does nothing with model_parallel 1"),
         ("cpu-tiny-infer", ["generation.max_new_tokens=512"], "leaves no room for a prompt"),
         ("cpu-tiny-infer", ["generation.top_k=5"], "do nothing without generation.do_sample"),
+        ("cpu-tiny-lora", ["optimizer.master_weights=true"], "does nothing for adapters"),
         ("800-sft", ["train.steps=10"], "ends before the schedule's total_steps 300000"),
     ],
 )

@@ -34,6 +34,7 @@ def broken_rules(preset: Preset) -> Iterator[Problem]:
     yield from _numbers(preset)
     yield from _attention(preset)
     yield from _length(preset)
+    yield from _adapters(preset)
 
 
 def notes(preset: Preset) -> list[str]:
@@ -136,6 +137,18 @@ def _length(preset: Preset) -> Iterator[Problem]:
         )
 
 
+def _adapters(preset: Preset) -> Iterator[Problem]:
+    model = preset.model
+    narrowest = min(model.hidden_size, model.ffn_hidden_size // 2)
+    if preset.task == "lora" and preset.lora.rank >= narrowest:
+        yield Problem(
+            "lora.rank",
+            f"{preset.lora.rank} is no low rank for matrices of {narrowest} rows or columns",
+            "choose a smaller rank, 3 to 64 for example",
+            ("model.hidden_size", "model.ffn_hidden_size"),
+        )
+
+
 def _notes(preset: Preset) -> Iterator[str]:
     model, train, parallel, generation = preset.model, preset.train, preset.parallel, preset.generation
     if model.sparse_local_size > model.seq_length:
@@ -149,6 +162,8 @@ def _notes(preset: Preset) -> Iterator[str]:
         yield f"train.loss_scale_value {train.loss_scale_value:g} is where a dynamic scale starts; fixed, it overflows"
     if parallel.sequence_parallel and parallel.model_parallel == 1:
         yield "parallel.sequence_parallel does nothing with model_parallel 1"
+    if preset.task == "lora" and preset.optimizer.master_weights:
+        yield "optimizer.master_weights does nothing for adapters, which are float32 themselves"
     if preset.task == "infer":
         if generation.max_new_tokens >= model.seq_length:
             yield f"generation.max_new_tokens {generation.max_new_tokens} leaves no room for a prompt in seq_length"
