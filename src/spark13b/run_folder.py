@@ -5,8 +5,10 @@ environment.json          every start of the run: versions, machine, command, da
 tokenizer/                the tokenizer of the rows
 metrics.jsonl, loss.png   a line a step and an evaluation, and the curve
 tensorboard/              the same numbers as events
-checkpoints/step-00000050/rank_0/model.ckpt   the weights, complete
-                         optimizer.ckpt       Adam's state
+logs/                     what each worker of a run of several processes says
+checkpoints/step-00000050/rank_0/model.ckpt   the weights, complete; where devices share the model rank_1/, ... and
+                                              spark13b-slices.json, which tells how they are cut, as of `ckpt split`
+                         optimizer.ckpt       Adam's state; or optimizer/rank_0/, ... with the same manifest
                          state.json           where the run stands; written last
 checkpoints/best          a link to the checkpoint with the smallest loss in an evaluation
 """
@@ -17,6 +19,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+SLICES_MANIFEST = "spark13b-slices.json"  # beside rank_0/, rank_1/, ...: how their tensors are cut
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -49,6 +52,10 @@ class RunFolder:
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
 
     @property
     def best(self) -> Path:
@@ -90,4 +97,5 @@ def weights_of(path: Path) -> Path:
     if run.is_run() and run.checkpoints():
         path = run.checkpoints()[-1]
     # beside the weights lies the optimizer's state
-    return path / "rank_0" if (path / "state.json").is_file() else path
+    whole = (path / "state.json").is_file() and not (path / SLICES_MANIFEST).is_file()
+    return path / "rank_0" if whole else path

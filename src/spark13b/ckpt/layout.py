@@ -19,8 +19,9 @@ from spark13b.ckpt.dtypes import Array, named
 from spark13b.ckpt.tensors import TensorInfo
 from spark13b.errors import InputError
 from spark13b.model.names import kind_of, model_axis
+from spark13b.run_folder import SLICES_MANIFEST
 
-MANIFEST = "spark13b-slices.json"
+MANIFEST = SLICES_MANIFEST
 RANK_FILE = "rank_{}/model.ckpt"
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spark13b.cli import console, options
+from spark13b.cli import console, launching, options
 from spark13b.errors import InputError, JobError
 
 if TYPE_CHECKING:
+    from spark13b.cluster.launch import Workers
     from spark13b.config import Preset
-    from spark13b.train.job import Result
+    from spark13b.train.job import Job
     from spark13b.train.plan import Plan
 
 app = typer.Typer(add_completion=False)
@@ -42,6 +43,13 @@ def train(
     ] = False,
     force: options.Force = False,
     as_json: options.Json = False,
+    nproc: launching.Nproc = None,
+    nnodes: launching.Nnodes = 1,
+    node_rank: launching.NodeRank = None,
+    master_addr: launching.MasterAddr = None,
+    master_port: launching.MasterPort = None,
+    rank_table: launching.RankTable = None,
+    hang_timeout: launching.HangTimeout = 1800.0,
 ) -> None:
     """Train a model: from nothing, or from the weights of --load. Ctrl-C saves and leaves; --resume goes on."""
     start(
@@ -56,6 +64,13 @@ def train(
         dry_run=dry_run,
         force=force,
         as_json=as_json,
+        nproc=nproc,
+        nnodes=nnodes,
+        node_rank=node_rank,
+        master_addr=master_addr,
+        master_port=master_port,
+        rank_table=rank_table,
+        hang_timeout=hang_timeout,
     )
 
 
@@ -72,31 +87,62 @@ def start(
     dry_run: bool,
     force: bool,
     as_json: bool,
+    **process_options: Any,
 ) -> None:
     """What 'train' and 'lora' do with their options; `fixed` are the preset's values that the command stands for."""
     from spark13b.train.run import Job, check, train
 
-    values, folder = _preset(preset, resume, output, assignments or [], fixed)
-    job = Job(values, data, folder, load=load, resume=resume, force=force, eval_data=eval_data)
-    if dry_run:
-        show_plan(check(job), as_json)
+    processes = launching.Processes(**process_options)
+
+    def job() -> Job:
+        values, folder = _preset(preset, resume, output, assignments or [], fixed, processes)
+        return Job(values, data, folder, load=load, resume=resume, force=force, eval_data=eval_data)
+
+    if launching.serve_as_worker(lambda me: train(job(), me.progress, me.begin_step).as_dict()):
         return
-    progress = console.TerminalProgress()
-    result = train(job, progress)
-    if not result.finished:
+    asked = job()
+    if dry_run:
+        show_plan(check(asked), as_json)
+        return
+    workers = processes.workers(asked.preset.parallel.devices)
+    if workers is None:
+        result = train(asked, console.TerminalProgress()).as_dict()
+    else:
+        result = _train_together(asked, workers, processes)
+    if not result["finished"]:
         raise JobError(
-            f"stopped after step {result.steps}; it is saved",
-            where=result.checkpoint,
+            f"stopped after step {result['steps']}; it is saved",
+            where=result["checkpoint"],
             fix="the same command with --resume goes on from there",
         )
     if as_json:
-        console.print_json(result.as_dict())
-        return
-    show_result(result)
+        console.print_json(result)
+    else:
+        show_result(result)
+
+
+def _train_together(job: Job, workers: Workers, processes: launching.Processes) -> dict[str, Any]:
+    """Check all that can be checked before anything is started, then start the workers; the run's result."""
+    from spark13b.model.device import check_driver
+    from spark13b.run_folder import RunFolder
+    from spark13b.train.run import check, check_start, no_data
+
+    if job.data is None:
+        raise no_data()
+    check(job)
+    check_driver(job.preset)
+    if workers.node == 0:
+        check_start(job)
+    return launching.launch(workers, RunFolder(job.output).logs, processes.hang_timeout)
 
 
 def _preset(
-    name: str | None, resume: bool, output: Path | None, assignments: list[str], fixed: Mapping[str, Any]
+    name: str | None,
+    resume: bool,
+    output: Path | None,
+    assignments: list[str],
+    fixed: Mapping[str, Any],
+    processes: launching.Processes,
 ) -> tuple[Preset, Path]:
     """The preset and the run's folder; a resumed run has its own preset."""
     from spark13b.config import load_preset
@@ -110,28 +156,33 @@ def _preset(
         name = str(RunFolder(output).preset)
     if name is None:
         raise InputError("no preset was given", fix="add --preset NAME; 'spark13b preset list' shows them")
-    values = load_preset(name, options=fixed, assignments=assignments)
+    devices = processes.options(load_preset(name, options=fixed), assignments) if processes.devices else {}
+    values = load_preset(name, options={**fixed, **devices}, assignments=assignments)
     stem = Path(name).stem
     if values.task == "lora" and "lora" not in stem:  # or the run would take the folder of its base
         stem += "-lora"
     return values, output or Path("runs", stem)
 
 
-def show_result(result: Result) -> None:
-    """Print how a run ended to stdout."""
-    facts = [f"{result.steps:,} steps"]
-    if result.skipped:
-        facts.append(f"{result.skipped:,} of them skipped")
-    if result.first_loss is not None:
-        facts.append(f"loss {result.first_loss:.4f} -> {result.last_loss:.4f}")
-        facts.append(f"{result.tokens_per_second:,.0f} tokens/s")
+def show_result(result: Mapping[str, Any]) -> None:
+    """Print how a run ended (`Result.as_dict`) to stdout."""
+    facts = [f"{result['steps']:,} steps"]
+    if result["skipped"]:
+        facts.append(f"{result['skipped']:,} of them skipped")
+    if result["first_loss"] is not None:
+        facts.append(f"loss {result['first_loss']:.4f} -> {result['last_loss']:.4f}")
+        facts.append(f"{result['tokens_per_second']:,.0f} tokens/s")
     print(", ".join(facts))
-    if result.evaluation is not None:
-        print(f"evaluation: {result.evaluation}")
-    print(f"run:     {result.output}")
-    print(f"weights: {result.checkpoint}")
-    if result.best is not None:
-        print(f"best:    {result.best}")
+    found = result["evaluation"]
+    if found is not None:
+        print(
+            f"evaluation: loss {found['loss']:.4f}, perplexity {found['perplexity']:.2f}, "
+            f"accuracy {found['accuracy']:.1%}"
+        )
+    print(f"run:     {result['output']}")
+    print(f"weights: {result['checkpoint']}")
+    if result["best"] is not None:
+        print(f"best:    {result['best']}")
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:

@@ -72,6 +72,11 @@ class SparkForCausalLM(nn.Cell):
         """What training changes: the adapters where there are some, else all weights."""
         return self.adapters() or self.weights()
 
+    def whole_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Full name -> shape of what training changes, undivided."""
+        lora = self.setup.lora
+        return expected_shapes(self.config) if lora is None else adapter_shapes(self.config, lora)
+
     def recompute_layers(self) -> None:
         """Keep no activations inside a layer for the backward pass, compute them again; call before the first step."""
         for block in self.transformer.transformer.layers:

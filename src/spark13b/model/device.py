@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spark13b.errors import InputError
+from spark13b.model.mesh import check_processes
 
 if TYPE_CHECKING:
     from spark13b.config.preset import Preset
 
 Device = Literal["cpu", "ascend"]
+_DRIVER = Path("/dev/davinci_manager")
 
 
 @cache
@@ -34,20 +36,28 @@ def device() -> Device:
 
 def check_machine(preset: Preset) -> None:
     """Raise InputError when `preset` is made for several devices, or for an NPU that is not here."""
-    devices = preset.parallel.devices
-    if devices != 1:
-        raise InputError(
-            f"the preset is made for {devices} devices, and this command runs one process",
-            where="parallel",
-            fix="--set machine.devices=1 --set parallel.data_parallel=1 --set parallel.model_parallel=1",
-        )
+    check_processes(preset.parallel)
     if preset.machine.device == "ascend" and device() != "ascend":
-        raise InputError(
-            "the preset is made for an Ascend NPU, and MindSpore sees none here",
-            where="machine.device",
-            fix="choose a cpu preset; 'spark13b preset list' shows them",
-        )
+        raise no_npu()
     limit_memory(preset.machine.max_device_memory_gb)
+
+
+def check_driver(preset: Preset) -> None:
+    """Raise InputError when `preset` is made for an NPU and this machine has no driver; does not load MindSpore.
+
+    For a process that starts others: MindSpore would take a device.
+    """
+    if preset.machine.device == "ascend" and not _DRIVER.exists():
+        raise no_npu()
+
+
+def no_npu() -> InputError:
+    """There is no Ascend here."""
+    return InputError(
+        "the preset is made for an Ascend NPU, and MindSpore sees none here",
+        where="machine.device",
+        fix="choose a cpu preset; 'spark13b preset list' shows them",
+    )
 
 
 def limit_memory(gigabytes: float | None) -> None:
@@ -66,7 +76,7 @@ def dtype(name: str) -> Any:
 
 
 def _sees_ascend(mindspore: Any) -> bool:
-    if not Path("/dev/davinci_manager").exists():  # no driver; asking MindSpore would print a failed library load
+    if not _DRIVER.exists():  # no driver; asking MindSpore would print a failed library load
         return False
     try:
         return bool(mindspore.hal.is_available("Ascend")) and mindspore.hal.device_count("Ascend") > 0

@@ -68,15 +68,22 @@ def processes() -> int:
     return int(os.environ.get("RANK_SIZE", "1")) if os.environ.get("RANK_TABLE_FILE") else 1
 
 
+def check_processes(parallel: ParallelConfig) -> None:
+    """Raise InputError when this run has another number of processes than `parallel` says."""
+    found = processes()
+    if found != parallel.devices:
+        alone = "--set machine.devices=1 --set parallel.data_parallel=1 --set parallel.model_parallel=1"
+        raise InputError(
+            f"the preset is made for {parallel.devices} devices, and this command runs "
+            f"{f'{found} processes' if found > 1 else 'one process'}",
+            where="parallel",
+            fix=alone if found == 1 else f"start {parallel.devices} with --nproc",
+        )
+
+
 def join(parallel: ParallelConfig) -> Mesh:
     """Meet the other processes of the run. Raises InputError when they are not as many as `parallel` says."""
-    if processes() != parallel.devices:
-        raise InputError(
-            f"the preset is made for {parallel.devices} devices, and this run has "
-            f"{processes()} process{'es' if processes() > 1 else ''}",
-            where="parallel",
-            fix=f"add --nproc {parallel.devices}, or change parallel.data_parallel and parallel.model_parallel",
-        )
+    check_processes(parallel)
     if parallel.devices == 1:
         return ALONE
     world = meet()

@@ -9,23 +9,26 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from spark13b.ckpt import open_checkpoint, write_checkpoint
+from spark13b.ckpt import open_checkpoint
 from spark13b.ckpt.adapters import AdapterCard, write_adapters
+from spark13b.ckpt.layout import RANK_FILE, Layout
 from spark13b.errors import InputError
-from spark13b.files import replacing, write_text
+from spark13b.files import write_text
 from spark13b.model.causal_lm import SparkForCausalLM, set_parameter
 from spark13b.run_folder import RunFolder, step_of
 from spark13b.train.lora import ADAPTERS_FILE, load_adapters
 from spark13b.train.optimizer import AdamW
+from spark13b.train.slices import write_part, written_together
 
-_WEIGHTS, _OPTIMIZER, _STATE = Path("rank_0", "model.ckpt"), Path("optimizer.ckpt"), Path("state.json")
+_STATE = Path("state.json")
+_OPTIMIZER, _DIVIDED_OPTIMIZER = Path("optimizer.ckpt"), Path("optimizer")
+_PARTS = Path("parts")  # of adapters, until they are put together
 
 
 @dataclass
@@ -59,26 +62,42 @@ def save(
     optimizer: AdamW,
     keep: int,
     card: AdapterCard | None = None,
+    wait: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write the checkpoint after `state.step` steps; then drop all but the newest `keep` and the best.
 
-    With the card of a LoRA run it holds the adapters instead of the weights.
+    With the card of a LoRA run it holds the adapters instead of the weights. All processes of a run save together;
+    `wait` returns when all have called it.
     """
-    folder = run.checkpoint(state.step)
+    folder, mesh = run.checkpoint(state.step), model.setup.mesh
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(folder, force=True) as draft:
-        weights = _WEIGHTS if card is None else ADAPTERS_FILE
-        (draft / weights).parent.mkdir(parents=True)
-        if card is None:
-            write_checkpoint(draft / weights, _arrays(model.weights().items()))
-        else:
-            write_adapters(draft / weights, dict(_arrays(model.adapters().items())), card)
-        write_checkpoint(draft / _OPTIMIZER, _arrays((one.name, one) for one in optimizer.state()))
-        parts = (weights, _OPTIMIZER)
-        sizes = {str(part): (draft / part).stat().st_size for part in parts}
-        (draft / _STATE).write_text(_state_text(state, sizes), encoding="utf-8")
-    _tidy(run, state, keep)
+    shapes, layout = model.whole_shapes(), Layout(mesh.data.size, mesh.model.size)
+    with written_together(folder, mesh, wait) as draft:
+        write_part(draft if card is None else draft / _PARTS, model.trainable(), shapes, mesh, layout)
+        states = {f"{sort}.{name}": shape for sort in ("adam_m", "adam_v", "master") for name, shape in shapes.items()}
+        shards = Layout(mesh.data.size, mesh.model.size, any(optimizer.sharded))
+        write_part(draft / _DIVIDED_OPTIMIZER, {one.name: one for one in optimizer.state()}, states, mesh, shards)
+        wait()
+        if mesh.world.index == 0:
+            if card is not None:
+                _put_together(draft / _PARTS, draft / ADAPTERS_FILE, card)
+            if shards.distinct_ranks == 1:
+                (draft / _DIVIDED_OPTIMIZER / RANK_FILE.format(0)).rename(draft / _OPTIMIZER)
+                shutil.rmtree(draft / _DIVIDED_OPTIMIZER)
+            files = (path for path in sorted(draft.rglob("*")) if path.is_file())
+            sizes = {str(path.relative_to(draft)): path.stat().st_size for path in files}
+            (draft / _STATE).write_text(_state_text(state, sizes), encoding="utf-8")
+    if mesh.world.index == 0:
+        _tidy(run, state, keep)
     return folder
+
+
+def _put_together(parts: Path, file: Path, card: AdapterCard) -> None:
+    """One file of all processes' parts of the adapters, which are small."""
+    with open_checkpoint(parts) as whole:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_adapters(file, dict(whole), card)
+    shutil.rmtree(parts)
 
 
 def amend(run: RunFolder, state: RunState, keep: int) -> None:
@@ -133,7 +152,7 @@ def last_good(run: RunFolder) -> Path | None:
     """The newest checkpoint whose weights are all finite."""
     for folder in reversed(run.checkpoints()):
         try:
-            with open_checkpoint(folder / _WEIGHTS.parent) as weights:
+            with open_checkpoint(folder) as weights:
                 if all(math.isfinite(float(np.sum(np.asarray(weights[name], np.float64)))) for name in weights):
                     return folder
         except InputError:
@@ -146,14 +165,18 @@ def _load(folder: Path, model: SparkForCausalLM, optimizer: AdamW) -> RunState:
     if model.setup.lora is not None:
         load_adapters(folder / ADAPTERS_FILE, model)
     else:
-        with open_checkpoint(folder / _WEIGHTS.parent) as weights:
+        with open_checkpoint(folder) as weights:
             model.load_state(weights)
-    with open_checkpoint(folder / _OPTIMIZER) as arrays:
+            optimizer.take_masters(weights)
+    divided = (folder / _DIVIDED_OPTIMIZER).is_dir()
+    with open_checkpoint(folder / (_DIVIDED_OPTIMIZER if divided else _OPTIMIZER)) as arrays:
         for parameter in optimizer.state():
+            if parameter.name not in arrays and parameter.name.startswith("master."):
+                continue  # the run began without them
             if parameter.name not in arrays:
                 raise InputError(
                     f"the optimizer state lacks {parameter.name}",
-                    where=folder / _OPTIMIZER,
+                    where=arrays.path,
                     fix="resume with the preset that the run began with, or begin anew with --load",
                 )
             set_parameter(parameter, optimizer.part_of(parameter.name, arrays[parameter.name]))
@@ -197,11 +220,6 @@ def _remove_leftovers(run: RunFolder) -> None:
         for left in folder.glob(".*.part") if folder.is_dir() else ():
             if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left)
-
-
-def _arrays(parameters: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, np.ndarray]]:
-    for name, parameter in parameters:
-        yield name, parameter.asnumpy()
 
 
 def _cure(folder: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spark13b.data.mindrecord import read_manifest
-from spark13b.errors import InputError
+from spark13b.errors import InputError, JobError
 from spark13b.files import check_writable, write_text
 from spark13b.progress import SILENT, Progress
 from spark13b.run_folder import RunFolder
@@ -39,10 +39,7 @@ def check(job: Job) -> Plan:
 
 
 def check_start(job: Job) -> None:
-    """Find what stops the run on this machine and in this output folder. Raises InputError."""
-    from spark13b.model.device import check_machine
-
-    check_machine(job.preset)
+    """Find what stops the run in this output folder. Raises InputError."""
     run = RunFolder(job.output)
     if job.resume and not run.is_run():
         raise InputError("there is no run to resume here", where=job.output, fix="leave out --resume")
@@ -52,11 +49,12 @@ def check_start(job: Job) -> None:
         if job.preset.task == "lora" and job.load is None:
             fix = "add --load BASE: a run's folder or a checkpoint"
             raise InputError("LoRA needs the weights of a base model", fix=fix)
-        if job.output.is_dir() and not run.is_run() and any(job.output.iterdir()):  # --force is for runs alone
+        begun = job.output.is_dir() and not run.is_run()  # empty, or with the logs of workers that came no further
+        if begun and any(path != run.logs for path in job.output.iterdir()):  # --force is for runs alone
             raise InputError(
                 "the folder holds something that is no training run", where=job.output, fix="choose another --output"
             )
-        check_writable(job.output, force=job.force)
+        check_writable(job.output, force=job.force or begun)
 
 
 def train(job: Job, progress: Progress = SILENT, on_step: Callable[[int], None] = lambda step: None) -> Result:
@@ -66,11 +64,16 @@ def train(job: Job, progress: Progress = SILENT, on_step: Callable[[int], None] 
     JobError when the loss is not finite or a row cannot be used.
     """
     if job.data is None:
-        raise _no_data()
+        raise no_data()
     check(job)
-    check_start(job)
+    from spark13b.model.device import check_machine
+    from spark13b.model.mesh import processes
     from spark13b.train.environment import record_start
     from spark13b.train.training import Training
+
+    check_machine(job.preset)
+    if processes() == 1:  # else who started them has seen to it, and the first may be at work there
+        check_start(job)
 
     run, every = RunFolder(job.output), job.preset.train.eval_every
     if every is not None and job.eval_data is None:
@@ -82,6 +85,13 @@ def train(job: Job, progress: Progress = SILENT, on_step: Callable[[int], None] 
         else:
             _prepare(job, job.data, run)
         record_start(run, job, training.state.step)
+    training.wait()
+    if not run.is_run():
+        raise JobError(
+            "this machine does not see the folder that the first one has made for the run",
+            where=run.path,
+            fix="choose an --output that all machines share",
+        )
     return training.run()
 
 
@@ -98,9 +108,14 @@ def _check_same_task(job: Job, run: RunFolder) -> None:
 
 def _prepare(job: Job, data: Path, run: RunFolder) -> None:
     """Make the run's folder, with preset and tokenizer."""
-    if run.path.is_dir():
-        shutil.rmtree(run.path)
-    run.path.mkdir(parents=True)
+    run.path.mkdir(parents=True, exist_ok=True)
+    for old in run.path.iterdir():
+        if old == run.logs:  # of this very run
+            continue
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
     manifest = read_manifest(data)
     if manifest is not None:
         from spark13b.data.tokenizer import SparkTokenizer
@@ -113,5 +128,5 @@ def _prepare(job: Job, data: Path, run: RunFolder) -> None:
     write_text(run.preset, job.preset.to_yaml())  # last: it makes the folder a run
 
 
-def _no_data() -> InputError:
+def no_data() -> InputError:
     return InputError("no training rows were given", fix="add --data FILE.mindrecord; 'spark13b preprocess' makes it")

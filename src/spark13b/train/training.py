@@ -15,6 +15,7 @@ from spark13b.ckpt import open_checkpoint
 from spark13b.ckpt.adapters import AdapterCard
 from spark13b.errors import InputError, JobError
 from spark13b.model.causal_lm import SparkForCausalLM
+from spark13b.model.collectives import any_of
 from spark13b.model.loss import align
 from spark13b.model.mesh import join
 from spark13b.progress import Meter, Progress
@@ -55,6 +56,7 @@ class Training:
         info = check_rows(preset, data)
         self.rows, self.tokens, self.step_rows = info.rows, info.row_length - 1, rows_a_step(preset)
         self.mesh = join(preset.parallel)
+        self.first, self.any_of = self.mesh.world.index == 0, any_of(self.mesh)
         going_on = job.resume and bool(run.checkpoints())
         load = job.load if going_on or not job.resume else self._first_load()
         self.card: AdapterCard | None = None  # of a LoRA run
@@ -75,6 +77,7 @@ class Training:
         elif load is not None and self.card is None:
             with open_checkpoint(load) as weights:
                 self.model.load_state(weights)
+                self.optimizer.take_masters(weights)
         self.steps = run_steps(preset, self.rows, self.tokens, self.state.step, self.state.rows_done)
         self.source = RowSource(data, preset.model.vocab_size, self.mesh.data.part(self.step_rows))
         self.evaluator = self._evaluator()
@@ -93,9 +96,8 @@ class Training:
         self.progress.note(f"attention: {choice.backend} ({choice.reason})")
         self.peak, self.flops = peak_flops(self.preset), flops_per_token(self.preset, self.tokens)
         self.pace = Pace(self.step_rows * self.tokens)
-        first = self.mesh.world.index == 0
         self.recorder: Recorder | NoRecorder = (
-            Recorder(self.run_folder, self.state.step, self.state.evaluated) if first else NoRecorder()
+            Recorder(self.run_folder, self.state.step, self.state.evaluated) if self.first else NoRecorder()
         )
         with interruptible() as wanted_to_stop, self.recorder:
             losses = self._all_steps(wanted_to_stop)
@@ -129,7 +131,7 @@ class Training:
                 meter.advance(self.state.step)
             began = time.monotonic()
             for rows in steps:
-                if wanted_to_stop():
+                if self.any_of(wanted_to_stop()):  # all at the same step
                     break
                 record = self._take_step(rows)
                 self.pace.add(time.monotonic() - began)
@@ -138,6 +140,10 @@ class Training:
                 self._save_and_evaluate(wanted_to_stop)
                 began = time.monotonic()
         return losses
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self.any_of(False)
 
     def _step_rows(self) -> Generator[StepRows, None, None]:
         left = self.steps - self.state.step
@@ -235,11 +241,11 @@ class Training:
         state, keep = self.state, self.preset.train.keep_checkpoints
         state.step_rows, state.loss_scale, state.good_steps = self.step_rows, self.scale.value, self.scale.good_steps
         self.recorder.before_checkpoint()
-        if self.saved_step == state.step:
-            checkpoint.amend(self.run_folder, state, keep)
-        else:
-            checkpoint.save(self.run_folder, state, self.model, self.optimizer, keep, self.card)
+        if self.saved_step != state.step:
+            checkpoint.save(self.run_folder, state, self.model, self.optimizer, keep, self.card, self.wait)
             self.saved_step = state.step
+        elif self.first:
+            checkpoint.amend(self.run_folder, state, keep)
 
     def _go_on(self) -> None:
         """Take weights, optimizer and position from the run's newest checkpoint."""
