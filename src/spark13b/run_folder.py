@@ -8,6 +8,7 @@ tensorboard/              the same numbers as events
 logs/                     what each worker of a run of several processes says
 checkpoints/step-00000050/rank_0/model.ckpt   the weights, complete; where devices share the model rank_1/, ... and
                                               spark13b-slices.json, which tells how they are cut, as of `ckpt split`
+                                              of a LoRA run rank_0/adapters.safetensors, which names its base
                          optimizer.ckpt       Adam's state; or optimizer/rank_0/, ... with the same manifest
                          state.json           where the run stands; written last
 checkpoints/best          a link to the checkpoint with the smallest loss in an evaluation
