@@ -36,6 +36,9 @@ def infer(
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Show text as soon as it is decided.")] = False,
     assignments: options.Set = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what answering needs in memory, and stop. Needs no device.")
+    ] = False,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
@@ -43,6 +46,9 @@ def infer(
 
     Answers are text; with --prompt-file, --json or --output they are JSON Lines, unless --stream asks for text.
     """
+    if dry_run:
+        _show_plan(preset, load, assignments or [], as_json)
+        return
     from spark13b.files import check_writable, replacing
     from spark13b.infer.prompts import read_prompts
     from spark13b.infer.session import Session, find_model
@@ -86,6 +92,20 @@ def infer(
                 print(("\n" if number else "") + f"> {question}")
             _print(session.stream(question) if stream else iter([session.answer(question).predict]))
     progress.note(session.speed())
+
+
+def _show_plan(name: str | None, load: Path | None, assignments: list[str], as_json: bool) -> None:
+    """The plan of answering with a preset, or with that of the run around `load`."""
+    from spark13b.cli.plan import show_plan
+    from spark13b.config import load_preset
+    from spark13b.run_folder import run_around
+    from spark13b.train.plan import make_plan
+
+    run = run_around(load) if name is None and load is not None else None
+    if name is None and run is None:
+        raise InputError("a plan needs a preset", fix="add --preset NAME; 'spark13b preset list' shows them")
+    preset = load_preset(name or str(run.preset if run else ""), assignments=assignments)
+    show_plan(make_plan(preset.model_copy(update={"task": "infer"})), as_json)
 
 
 def _record(session: Any, question: str) -> dict[str, Any]:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from spark13b.cluster.launch import Workers
     from spark13b.config import Preset
     from spark13b.train.job import Job
-    from spark13b.train.plan import Plan
 
 app = typer.Typer(add_completion=False)
 
@@ -102,7 +101,10 @@ def start(
         return
     asked = job()
     if dry_run:
-        show_plan(check(asked), as_json)
+        from spark13b.cli.plan import show_plan
+        from spark13b.train.plan import make_plan
+
+        show_plan(make_plan(asked.preset) if asked.preset.task == "infer" else check(asked), as_json)
         return
     workers = processes.workers(asked.preset.parallel.devices)
     if workers is None:
@@ -183,35 +185,3 @@ def show_result(result: Mapping[str, Any]) -> None:
     print(f"weights: {result['checkpoint']}")
     if result["best"] is not None:
         print(f"best:    {result['best']}")
-
-
-def show_plan(plan: Plan, as_json: bool) -> None:
-    """Print a plan to stdout."""
-    if as_json:
-        console.print_json(plan.as_dict())
-        return
-    rows = {
-        "parameters": f"{plan.parameters:,}",
-        "devices": f"{plan.devices}",
-        "rows": f"{'?' if plan.rows is None else format(plan.rows, ',')} of {plan.tokens:,} tokens",
-        "a step": f"{plan.batch_size} rows, {plan.tokens_per_step:,} tokens",
-        "steps": _steps(plan),
-        "weights": _size(plan.weights_bytes) + " a device",
-        "gradients": _size(plan.gradients_bytes) + " a device",
-        "optimizer": _size(plan.optimizer_bytes) + " a device",
-        "together": _size(plan.weights_bytes + plan.gradients_bytes + plan.optimizer_bytes)
-        + " a device; activations come on top",
-    }
-    for name, value in rows.items():
-        print(f"{name:11} {value}")
-
-
-def _steps(plan: Plan) -> str:
-    if plan.steps is None:
-        return "unknown without --data"
-    epochs = f" ({plan.steps * plan.batch_size / plan.rows:.2f} epochs)" if plan.rows else ""
-    return f"{plan.steps:,}{epochs}"
-
-
-def _size(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
