@@ -23,10 +23,7 @@ class Made:
     """A base model of random weights, and a LoRA run on it."""
 
     folder: Path
-
-    @property
-    def rows(self) -> Path:
-        return self.folder / "rows.mindrecord"
+    rows: Path
 
     @property
     def base(self) -> Path:
@@ -46,8 +43,8 @@ def spark13b(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Made:
-    made = Made(tmp_path_factory.mktemp("lora"))
-    small_rows(made.folder)
+    folder = tmp_path_factory.mktemp("lora")
+    made = Made(folder, small_rows(folder, records=8))
     preset = small_preset(schedule__warmup_steps=0, schedule__lr=0.05, train__save_every=100)
     (made.folder / "small.yaml").write_text(preset.to_yaml(), encoding="utf-8")
     rng = np.random.default_rng(0)
@@ -112,7 +109,7 @@ def test_adapters_are_cut_out_of_a_checkpoint_that_holds_everything(made, tmp_pa
 def test_what_is_missing_is_named_with_a_cure(made, tmp_path):
     options = ("--preset", made.folder / "small.yaml", "--data", made.rows)
     assert "add --load BASE" in spark13b("lora", *options, "--output", tmp_path / "run", code=2).stderr
-    moved = Made(tmp_path / "moved")
+    moved = Made(tmp_path / "moved", made.rows)
     shutil.copytree(made.run, moved.run)
     made.base.rename(moved.base)
     try:
