@@ -249,7 +249,7 @@ def test_the_plan_counts_parameters_steps_and_bytes(rows):
     plan = check(Job(small_preset(), rows, Path("unused")))
     by_hand = 8000 * 32 + (4 * (32 * 32 + 32) + 2 * (32 * 32 + 32) + 32 * 32 + 32 + 4 * 32) + 2 * 32
     assert plan.parameters == by_hand
-    assert (plan.weights_bytes, plan.optimizer_bytes) == (4 * by_hand, 8 * by_hand)
+    assert (plan.memory.weights, plan.memory.optimizer) == (4 * by_hand, 8 * by_hand)
     assert (plan.steps, plan.batch_size, plan.tokens_per_step) == (6, 2, 64)
     by_epochs = check(Job(small_preset(train__steps=None, train__epochs=2), rows, Path("unused")))
     assert by_epochs.steps == -(-2 * plan.rows // 2)

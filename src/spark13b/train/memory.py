@@ -240,13 +240,13 @@ def embedding_gradients(trained: list[Stored]) -> int:
 def update_work(trained: list[Stored], on_cpu: bool) -> int:
     """What the update holds beside gradients and state.
 
-    CPU: two copies of the largest gradient. Ascend: all gradients, of the rows whose state is here, in float32 and
-    times the clipping factor (4 + 4 bytes a number), and six float32 arrays of the largest.
+    CPU: two copies of the largest gradient. Ascend: six float32 arrays of the largest and, to be on the safe side, one
+    float32 copy of all gradients whose state is here: the order in which an Ascend casts and uses them is its own.
     """
     largest = max((one.own for one in trained), default=0)
     if on_cpu:
         return 2 * 4 * largest
-    return 8 * sum(one.own for one in trained) + 6 * 4 * largest
+    return 4 * sum(one.own for one in trained) + 6 * 4 * largest
 
 
 def prefill_of_layer(part: Part) -> int:
