@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spark13b.cli import console, options
+from spark13b.cli import console, launching, options
 from spark13b.errors import InputError
+
+if TYPE_CHECKING:
+    from spark13b.cluster.launch import Workers
+    from spark13b.config import Preset
+    from spark13b.progress import Progress
 
 app = typer.Typer(add_completion=False)
 
@@ -26,19 +33,77 @@ def evaluate(
     ] = None,
     assignments: options.Set = None,
     as_json: options.Json = False,
+    nproc: launching.Nproc = None,
+    nnodes: launching.Nnodes = 1,
+    node_rank: launching.NodeRank = None,
+    master_addr: launching.MasterAddr = None,
+    master_port: launching.MasterPort = None,
+    rank_table: launching.RankTable = None,
+    hang_timeout: launching.HangTimeout = 1800.0,
 ) -> None:
     """Measure a model on rows: loss, perplexity, and how often the right token is the most probable one.
 
     The preset comes from the run's folder that --load is in, or from --preset. Only tokens to be learned count.
     """
-    from spark13b.config import load_preset
-    from spark13b.run_folder import run_around
     from spark13b.train.evaluation import evaluate
 
+    processes = launching.Processes(nproc, nnodes, node_rank, master_addr, master_port, rank_table, hang_timeout)
+
+    def found(progress: Progress) -> dict[str, Any]:
+        rows, weights = _given(data, load)
+        values = _preset(preset, weights, adapter, assignments or [], processes)
+        return evaluate(values, rows, weights, batch_size, progress, adapter).as_dict()
+
+    if launching.serve_as_worker(lambda me: found(me.progress)):
+        return
+    rows, weights = _given(data, load)
+    values = _preset(preset, weights, adapter, assignments or [], processes)
+    workers = processes.workers(values.parallel.devices)
+    if workers is None:
+        result = found(console.TerminalProgress())
+    else:
+        result = _evaluate_together(values, rows, workers, processes)
+    if as_json:
+        console.print_json(result)
+    else:
+        print(f"{show_evaluation(result)} ({result['tokens']:,} tokens of {result['rows']:,} rows)")
+
+
+def show_evaluation(found: Mapping[str, Any]) -> str:
+    """What an evaluation (`Evaluation.as_dict`) found, in a line."""
+    return f"loss {found['loss']:.4f}, perplexity {found['perplexity']:.2f}, accuracy {found['accuracy']:.1%}"
+
+
+def _evaluate_together(values: Preset, rows: Path, workers: Workers, processes: launching.Processes) -> dict[str, Any]:
+    """Check what can be checked before anything is started, then start the workers."""
+    import tempfile
+
+    from spark13b.model.device import check_driver
+    from spark13b.train.rows import check_rows
+
+    check_rows(values, rows)
+    check_driver(values)
+    logs = Path(tempfile.mkdtemp(prefix="spark13b-eval-"))  # stays when a worker fails: the error names it
+    result = launching.launch(workers, logs, processes.hang_timeout)
+    shutil.rmtree(logs)
+    return result
+
+
+def _given(data: Path | None, load: Path | None) -> tuple[Path, Path]:
     if data is None:
         raise InputError("no rows were given", fix="add --data FILE.mindrecord; 'spark13b preprocess' makes it")
     if load is None:
         raise InputError("no model was given", fix="add --load CHECKPOINT")
+    return data, load
+
+
+def _preset(
+    preset: str | None, load: Path, adapter: Path | None, assignments: list[str], processes: launching.Processes
+) -> Preset:
+    """The preset that was named, else that of the run around the weights or the adapters."""
+    from spark13b.config import load_preset
+    from spark13b.run_folder import run_around
+
     run = run_around(load) or (run_around(adapter) if adapter is not None else None)
     if preset is None and run is None:
         raise InputError(
@@ -46,9 +111,6 @@ def evaluate(
             where=load,
             fix="add --preset NAME; 'spark13b preset list' shows them",
         )
-    values = load_preset(preset or str(run.preset if run else ""), assignments=assignments or [])
-    found = evaluate(values, data, load, batch_size, console.TerminalProgress(), adapter)
-    if as_json:
-        console.print_json(found.as_dict())
-    else:
-        print(f"{found} ({found.tokens:,} tokens of {found.rows:,} rows)")
+    name = preset or str(run.preset if run else "")
+    devices = processes.options(load_preset(name), assignments) if processes.devices else {}
+    return load_preset(name, options=devices, assignments=assignments)

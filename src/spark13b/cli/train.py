@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spark13b.cli import console, launching, options
+from spark13b.cli.eval import show_evaluation
 from spark13b.errors import InputError, JobError
 
 if TYPE_CHECKING:
@@ -177,10 +178,7 @@ def show_result(result: Mapping[str, Any]) -> None:
     print(", ".join(facts))
     found = result["evaluation"]
     if found is not None:
-        print(
-            f"evaluation: loss {found['loss']:.4f}, perplexity {found['perplexity']:.2f}, "
-            f"accuracy {found['accuracy']:.1%}"
-        )
+        print(f"evaluation: {show_evaluation(found)}")
     print(f"run:     {result['output']}")
     print(f"weights: {result['checkpoint']}")
     if result["best"] is not None:

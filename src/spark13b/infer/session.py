@@ -15,6 +15,8 @@ from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError
 from spark13b.run_folder import RunFolder, run_around
 
+_ALONE = {"machine.devices": 1, "parallel.data_parallel": 1, "parallel.model_parallel": 1}
+
 
 @dataclass(frozen=True)
 class FoundModel:
@@ -76,6 +78,8 @@ def find_model(
             where=load,
             fix="add --preset NAME; 'spark13b preset list' shows them",
         )
+    if preset is None:  # a run's layout is that of its training; answers come from this process
+        options = {**_ALONE, **options}
     values = load_preset(preset or str(run.preset if run else ""), options=options, assignments=assignments)
     if tokenizer is None:
         if run is None or not run.tokenizer.is_dir():

@@ -16,7 +16,7 @@ from spark13b.model.causal_lm import SparkForCausalLM
 from spark13b.model.collectives import any_of, total_over
 from spark13b.model.cross_entropy import cross_entropy, hits
 from spark13b.model.loss import Alignment, align
-from spark13b.model.mesh import ALONE, Mesh
+from spark13b.model.mesh import ALONE, Mesh, join
 from spark13b.model.transformer import Setup, SparkModel
 from spark13b.progress import SILENT, Progress
 from spark13b.train.job import Evaluation
@@ -94,14 +94,14 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the weights at `load`, a LoRA run for example, or with the adapters at `adapter` beside them.
 
-    Raises InputError when they or the rows do not fit the preset's model.
+    All processes of a run call it and get the same. Raises InputError when weights or rows do not fit the model.
     """
     from spark13b.model.device import check_machine
 
-    check_machine(preset)
     info = check_rows(preset, data)
+    check_machine(preset)
     with parts_of(load, adapter).open(preset.model) as parts:
-        model = SparkForCausalLM(preset.model, seed=None, setup=Setup(lora=parts.lora))
+        model = SparkForCausalLM(preset.model, seed=None, setup=Setup(join(preset.parallel), parts.lora))
         model.load_state(parts.base)
         if parts.adapters is not None:
             model.load_adapters(parts.adapters.tensors)
