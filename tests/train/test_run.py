@@ -216,6 +216,7 @@ def test_what_cannot_be_trained_is_found_before_a_model_is_made(rows, tmp_path):
                 load_preset(
                     "800T-A2-sft",
                     options={"machine.devices": 1, "parallel.data_parallel": 1, "parallel.model_parallel": 1},
+                    assignments=["machine.max_device_memory_gb=null"],
                 ),
                 rows,
                 tmp_path / "run",
@@ -225,10 +226,11 @@ def test_what_cannot_be_trained_is_found_before_a_model_is_made(rows, tmp_path):
         train(Job(small_preset(), rows, tmp_path / "run", resume=True))
 
 
-def test_an_existing_output_is_kept_unless_forced(rows, tmp_path):
-    (tmp_path / "run").mkdir()
+def test_an_existing_run_is_kept_unless_forced(finished, rows):
+    _, run = finished
     with pytest.raises(InputError, match="already exists"):
-        train(Job(small_preset(), rows, tmp_path / "run"))
+        train(Job(small_preset(), rows, run.path))
+    assert run.checkpoints()
 
 
 def test_force_replaces_runs_and_nothing_else(rows, tmp_path):
