@@ -71,5 +71,4 @@ def _collectives(plan: Plan) -> Iterator[tuple[str, str]]:
     total = sum(one.bytes for one in plan.collectives)
     yield f"collectives {moment}", f"{sum(one.count for one in plan.collectives):,}, {gib(total)}"
     for one in plan.collectives:
-        size = gib(one.bytes) if one.bytes >= 2**20 else f"{one.bytes:,} bytes"
-        yield f"  {one.what}", f"{one.count:,} x {one.kind} over {one.group}, {size}"
+        yield f"  {one.what}", f"{one.count:,} x {one.kind} over {one.group}, {gib(one.bytes)}"

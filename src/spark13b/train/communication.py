@@ -54,22 +54,24 @@ def _of_model(preset: Preset, part: Part) -> Iterator[Collectives]:
     train, layers = preset.train, part.layers
     rows = part.batch_tokens * part.hidden * part.compute
     batches = train.accumulation_steps
-    again = 2 if train.recompute else 1  # a recomputed layer says all that it said forward once more
+    # a recomputed layer gathers once more, and sums attention's output again; that of the MLP is no input of a gradient
+    again = layers if train.recompute else 0
+    back = 2 * layers + (preset.task != "lora")  # below the first adapter no gradient is needed
 
     def of_rows(what: str, kind: Kind, count: int) -> Collectives:
         return Collectives(what, kind, "model", count * batches, count * batches * rows)
 
     if preset.parallel.sequence_parallel:
-        yield of_rows("rows into attention and MLP, forward", "AllGather", 2 * layers * again + 1)
-        yield of_rows("rows out of embedding, attention and MLP, forward", "ReduceScatter", 2 * layers * again + 1)
-        yield of_rows("rows into attention and MLP, backward", "ReduceScatter", 2 * layers + 1)
-        yield of_rows("rows out of embedding, attention and MLP, backward", "AllGather", 2 * layers + 1)
+        yield of_rows("rows into attention and MLP, forward", "AllGather", 2 * layers + 2 * again + 1)
+        yield of_rows("rows out of embedding, attention and MLP, forward", "ReduceScatter", 2 * layers + again + 1)
+        yield of_rows("rows into attention and MLP, backward", "ReduceScatter", back)
+        yield of_rows("rows out of embedding, attention and MLP, backward", "AllGather", back)
     else:
-        yield of_rows("residual stream, forward", "AllReduce", 2 * layers * again + 1)
-        yield of_rows("residual stream, backward", "AllReduce", 2 * layers + 1)
+        yield of_rows("residual stream, forward", "AllReduce", 2 * layers + again + 1)
+        yield of_rows("residual stream, backward", "AllReduce", back)
         if train.recompute and train.recompute_slice_activations:
-            yield of_rows("sliced activations, forward", "AllGather", layers * again + 1)
-            yield of_rows("sliced activations, backward", "AllGather", layers + 1)
+            yield of_rows("sliced activations, forward", "AllGather", layers + again + 1)
+            yield of_rows("sliced activations, backward", "AllGather", back - layers)
     yield Collectives("loss", "AllReduce", "model", 3 * batches, 3 * batches * part.batch_tokens * 4)
 
 

@@ -43,6 +43,8 @@ def check_fits(preset: Preset, memory: Memory, limit: int | None, needed: Needed
 
 def gib(size: int) -> str:
     """Bytes for people."""
+    if size < 2**20:
+        return f"{size:,} bytes"
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
