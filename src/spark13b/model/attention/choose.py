@@ -11,7 +11,7 @@ from spark13b.model.device import Device
 
 BLOCK_TOKENS = 128  # acctransformer works on blocks of 128 tokens
 PLAIN_SCORES = 16 * 2**20  # the plain backend keeps all scores of a layer: at most so many numbers (64 MB of float32)
-BLOCKED_SCORES = 16 * 2**20  # the same for the scores that the blocked backend holds at once
+BLOCKED_SCORES = 48 * 2**20  # those that the blocked backend holds at once; fewer, larger blocks compile much faster
 
 
 @dataclass(frozen=True)
