@@ -73,7 +73,7 @@ class Shape:
 
 SHAPES = {
     "wide weights": Shape("weights and Adam's state, 50M parameters", 1, 1536, 12, 12288, 8000, 64, 1, 64),
-    "many tokens": Shape("activations of 8192 tokens, scores at once", 2, 256, 4, 1408, 1000, 512, 16, 512),
+    "many tokens": Shape("activations of 16384 tokens, scores at once", 1, 256, 4, 1408, 1000, 256, 64, 256),
     "large vocabulary": Shape("logits of 2048 x 32000", 1, 128, 2, 256, 32000, 1024, 2, 1024),
     "long row": Shape("a row of 16384 tokens, block by block", 1, 256, 4, 1408, 1000, 16384, 1, 1024),
 }
