@@ -27,7 +27,7 @@ _CPU_WIDE = 23  # times C
 _CPU_NARROW = 7  # times f
 _CPU_SCORES = 1.25  # times H T, the scores of the plain attention
 _CPU_AROUND = 9  # times C a token: the last norm, the embedding and gradients on their way
-_CPU_BLOCKS = 14  # times the scores of one block of the blocked attention, while a layer goes backward
+_CPU_BLOCKS = 16  # times the scores of one block of the blocked attention, while a layer goes backward
 # The process: Python, MindSpore's libraries and what its compiler takes for a training graph of L layers.
 _CPU_PROCESS = 543 * 2**20
 _CPU_GRAPH = 168 * 2**20  # a layer
@@ -202,7 +202,7 @@ def backward_of_layer(part: Part) -> int:
     """What is at work in a layer's backward pass, beside what it kept: the larger of its two halves.
 
     MLP: gradients of the product, of its factors and of z, 4 s N f, and of the input, s N C. Norm: 8 n C in float32 and
-    2 s n C. Plain attention holds one more set of scores, blocked 14 of a block's.
+    2 s n C. Plain attention holds one more set of scores, blocked 16 of a block's.
     """
     s, n = part.compute, part.residual_rows
     mlp = s * part.batch_tokens * (4 * part.half + part.hidden)
