@@ -1,4 +1,6 @@
-"""What MindSpore's CPU operators cost, and what spark13b writes instead of them (src/spark13b/model/row_ops.py).
+"""What MindSpore's CPU operators cost, and what spark13b writes instead of them.
+
+Ours are in src/spark13b/model/row_ops.py and src/spark13b/train/cpu_adam.py.
 
     python benchmarks/cpu_operators.py [--rows 4096] [--width 256] [--rounds 9]
 
@@ -15,11 +17,12 @@ from typing import Any
 
 import mindspore
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from spark13b.model.device import device
 from spark13b.model.layers import gelu
 from spark13b.model.row_ops import CpuAffine, CpuLayerNorm
+from spark13b.train.cpu_adam import CpuAdamWeightDecay
 
 REPEATS = 8  # of the operator inside one graph, so that the call itself does not count
 
@@ -77,6 +80,19 @@ class OurGelu(nn.Cell):
         return gelu(x)
 
 
+class Update(nn.Cell):
+    """AdamW of parameters of x's shape by the gradient x, which comes back."""
+
+    def __init__(self, update: Any, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.parameter, self.m, self.v = (Parameter(ops.ones(shape, mindspore.float32), name=name) for name in "pmv")
+        self.update = update
+
+    def construct(self, x: Any, a: Any, b: Any) -> Any:
+        rate = a[0] * 0.0 + 1e-4
+        return ops.depend(x, self.update(self.parameter, self.m, self.v, rate, 0.9, 0.95, 1e-8, rate, x))
+
+
 class Add(nn.Cell):
     def construct(self, x: Any, a: Any, b: Any) -> Any:
         return x + a
@@ -108,6 +124,13 @@ def main() -> None:
         ("x W^T + b, gradient", Gradient(TheirAffine()), Gradient(CpuAffine()), (x, matrix, row), (x, matrix, row)),
         ("gelu", TheirGelu(), OurGelu(), (x, row, row), (x, row, row)),
         ("gelu, gradient", Gradient(TheirGelu()), Gradient(OurGelu()), (x, row, row), (x, row, row)),
+        (
+            "AdamW",
+            Update(ops.AdamWeightDecay(), (rows, width)),
+            Update(CpuAdamWeightDecay(), (rows, width)),
+            (x, row, row),
+            (x, row, row),
+        ),
         ("add a row / add equal shapes", Add(), Add(), (x, row, row), (x, same, row)),
     ]
     print(f"{'operator':30} {'MindSpore ms':>13} {'spark13b ms':>12} {'ratio':>6}")

@@ -13,7 +13,9 @@ from mindspore import Parameter, ParameterTuple, nn, ops
 from spark13b.config.sections import OptimizerConfig
 from spark13b.model.causal_lm import set_parameter
 from spark13b.model.collectives import all_gather
+from spark13b.model.device import device
 from spark13b.model.mesh import ALONE, Mesh
+from spark13b.train.cpu_adam import CpuAdamWeightDecay
 from spark13b.train.placement import Placement
 
 
@@ -51,7 +53,7 @@ class AdamW(nn.Cell):
         self.masters = ParameterTuple([_state(parameters[index], "master", shapes[index]) for index in mastered])
         self.mastered = tuple(mastered)
         self.beta1, self.beta2, self.epsilon = config.beta1, config.beta2, config.epsilon
-        self.fused = ops.AdamWeightDecay()
+        self.fused = CpuAdamWeightDecay() if device() == "cpu" else ops.AdamWeightDecay()
         self.gather = all_gather(mesh.data)
         for index, master in zip(mastered, self.masters, strict=True):
             self._set_master(index, master, parameters[index].asnumpy())
