@@ -13,7 +13,7 @@ from mindspore import Tensor, nn, ops
 from model.compiled import SmallBlocks, loss_and_gradients, make_model
 from model.numpy_model import Array, NumpyModel, attention_weights, random_weights
 from spark13b.config.model import SparkConfig
-from spark13b.model.attention import choose
+from spark13b.model.attention import choose, plain
 from spark13b.model.attention.blocked import BlockedAttention
 
 
@@ -100,6 +100,18 @@ def random_inputs(batch: int, tokens: int, spread: float = 2.0) -> list[Array]:
 def test_attention_in_blocks_and_its_gradients_equal_numpy(window: int, batch: int, tokens: int, block: int) -> None:
     inputs = random_inputs(batch, tokens)
     found = compiled(SmallBlocks(small_config(window), block))(*inputs)
+    expected = numpy_attention_and_gradients(*inputs, window)
+    for name, ours, theirs in zip(("out", "dq", "dk", "dv"), found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("window", [5, 11, 99])
+def test_plain_attention_in_two_halves_and_its_gradients_equal_numpy(
+    window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain, "HALVED_TOKENS", 16)
+    inputs = random_inputs(2, 22)
+    found = compiled(plain.PlainAttention(small_config(window)))(*inputs)
     expected = numpy_attention_and_gradients(*inputs, window)
     for name, ours, theirs in zip(("out", "dq", "dk", "dv"), found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5, err_msg=name)

@@ -25,7 +25,7 @@ class BlockedAttention(nn.Cell):
         self.window = config.sparse_local_size
         self.scale = 1.0 / math.sqrt(config.head_size)
         self.softmax_type = dtype(config.softmax_compute_type)
-        self.blocks = _Blocks(config)
+        self.blocks = Blocks(config)
 
     def mask(self, zero: Any, batch: int, heads: int, tokens: int) -> Any:
         """The bias (B*H, block, span + block) that every block of every layer cuts its part from."""
@@ -53,8 +53,8 @@ class BlockedAttention(nn.Cell):
         return out.reshape((batch, heads, tokens, width))
 
 
-class _Blocks(nn.Cell):
-    """The blocks over q (already scaled), k, v (N, T, D) with T whole blocks, N = B*H; has its own gradient."""
+class Scores(nn.Cell):
+    """A block of queries and the keys that it sees: the weights and the gradients; q is scaled already."""
 
     def __init__(self, config: SparkConfig) -> None:
         super().__init__()
@@ -74,6 +74,18 @@ class _Blocks(nn.Cell):
         scores = ops.cast(self.matmul_t(q, k), self.softmax_type)
         cut = mask.shape[2] - k.shape[1]
         return self.softmax(scores + (mask[:, :, cut:] if cut else mask))
+
+    def block_gradients(self, q: Any, k: Any, v_ones: Any, mask: Any, dout: Any, dout_delta: Any) -> Any:
+        """dq, dk, dv of one block of queries and the keys it sees."""
+        weights = self.weights(q, k, mask)
+        dweights = ops.cast(self.matmul_t(dout_delta, v_ones), self.softmax_type)
+        dscores = ops.cast(weights * dweights, self.compute_type)
+        dv = self.t_matmul(ops.cast(weights, self.compute_type), dout)
+        return self.matmul(dscores, k), self.t_matmul(dscores, q), dv
+
+
+class Blocks(Scores):
+    """The blocks over q (already scaled), k, v (N, T, D) with T whole blocks, N = B*H; has its own gradient."""
 
     def construct(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
         size = mask.shape[1]
@@ -129,14 +141,6 @@ class _Blocks(nn.Cell):
             q_, k_, mask_ = ops.depend(q, dk), ops.depend(k, dk), ops.depend(mask, dk)
             v_, dout_, delta_ = ops.depend(v_ones, dk), ops.depend(dout, dk), ops.depend(dout_delta, dk)
         return self.concat(dqs), self.concat(dks), self.concat(dvs), ops.zeros_like(mask)
-
-    def block_gradients(self, q: Any, k: Any, v_ones: Any, mask: Any, dout: Any, dout_delta: Any) -> Any:
-        """dq, dk, dv of one block of queries and the keys it sees."""
-        weights = self.weights(q, k, mask)
-        dweights = ops.cast(self.matmul_t(dout_delta, v_ones), self.softmax_type)
-        dscores = ops.cast(weights * dweights, self.compute_type)
-        dv = self.t_matmul(ops.cast(weights, self.compute_type), dout)
-        return self.matmul(dscores, k), self.t_matmul(dscores, q), dv
 
 
 def _first_key(first: int, span: int) -> int:
