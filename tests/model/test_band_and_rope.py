@@ -12,7 +12,7 @@ from model.golden_config import golden_config
 from model.numpy_model import rope, seen
 from spark13b.model.attention.band import FORBIDDEN, band_bias
 from spark13b.model.layers import gelu
-from spark13b.model.rope import rope_table, rotate
+from spark13b.model.rope import Rotate, rope_table
 
 
 @settings(deadline=None, max_examples=25)
@@ -46,7 +46,7 @@ def test_rotating_equals_the_formula() -> None:
     config = golden_config(rope_theta=1e4)
     cos, sin = (Tensor(table[:21].astype(np.float32)) for table in rope_table(config))
     z = np.random.default_rng(0).standard_normal((2, 4, 21, 16))
-    found = rotate(Tensor(z.astype(np.float32)), cos, sin).asnumpy()
+    found = Rotate(config)(Tensor(z.astype(np.float32)), cos, sin).asnumpy()
     np.testing.assert_allclose(found, rope(z, 1e4), atol=1e-5)
 
 

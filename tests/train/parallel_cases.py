@@ -91,8 +91,6 @@ def run(case: Case, output: Path | None = None) -> dict[str, np.ndarray]:
                 for name, shape in adapter_shapes(preset.model, preset.lora).items()
             }
         )
-    if preset.train.recompute:
-        model.recompute_layers()
     optimizer, step = make_step(model, preset)
     losses, norms = [], []
     own = mesh.data.part(ROWS)

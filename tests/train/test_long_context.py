@@ -24,7 +24,6 @@ preset = load_preset("cpu-tiny-pretrain", options={
     "train.recompute": True,
 })
 model = SparkForCausalLM(preset.model, seed=0, setup=make_setup(preset, ALONE))
-model.recompute_layers()
 optimizer, step = make_step(model, preset)
 
 def seconds(tokens):

@@ -77,11 +77,6 @@ class SparkForCausalLM(nn.Cell):
         lora = self.setup.lora
         return expected_shapes(self.config) if lora is None else adapter_shapes(self.config, lora)
 
-    def recompute_layers(self) -> None:
-        """Keep no activations inside a layer for the backward pass, compute them again; call before the first step."""
-        for block in self.transformer.transformer.layers:
-            block.recompute()
-
     def load_state(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Load full name -> array, each cast to the type of its parameter; arrays are read one at a time.
 

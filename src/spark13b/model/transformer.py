@@ -17,7 +17,7 @@ from spark13b.model.dropout import Dropout
 from spark13b.model.kv_cache import attend_to_cache
 from spark13b.model.layers import GatedMlp, LayerNorm, Linear, VocabEmbedding
 from spark13b.model.mesh import ALONE, Mesh
-from spark13b.model.rope import rope_table, rotate
+from spark13b.model.rope import Rotate, rope_table
 
 _EXPAND_ROPE = 16 * 2**20  # up to so many numbers cos and sin are written out for every head
 
@@ -55,13 +55,13 @@ class SelfAttention(nn.Cell):
         self.k_proj = Linear(config.hidden_size, width, config, adapters("k_proj"))
         self.v_proj = Linear(config.hidden_size, width, config, adapters("v_proj"))
         self.out_proj = Linear(width, config.hidden_size, config, adapters("out_proj"), summand=mesh)
-        self.attend = attend
+        self.attend, self.rotate = attend, Rotate(config)
 
     def construct(self, h: Any, batch: int, cos: Any, sin: Any, mask: Any, key: Any = None) -> tuple[Any, Any, Any]:
         """h (N, C), rows of `batch` texts -> (N, C) and the rotated keys and the values, (B, H, T, D), for a cache."""
         h = self.enter(h)
-        q = rotate(self._heads(self.q_proj(h, key), batch), cos, sin)
-        k = rotate(self._heads(self.k_proj(h, key), batch), cos, sin)
+        q = self.rotate(self._heads(self.q_proj(h, key), batch), cos, sin)
+        k = self.rotate(self._heads(self.k_proj(h, key), batch), cos, sin)
         v = self._heads(self.v_proj(h, key), batch)
         out = self.attend(q, k, v, mask).transpose(0, 2, 1, 3).reshape((h.shape[0], self.heads * self.head_size))
         return self.leave(self.out_proj(out, key)), k, v
@@ -70,8 +70,8 @@ class SelfAttention(nn.Cell):
         """One token a sequence: h (B, C) -> (B, C). Writes its key and value into the cache first."""
         shape = (h.shape[0] * self.heads, self.head_size)
         h = self.enter(h)
-        q = rotate(self.q_proj(h).reshape(shape), cos, sin)
-        k = rotate(self.k_proj(h).reshape(shape), cos, sin)
+        q = self.rotate(self.q_proj(h).reshape(shape), cos, sin)
+        k = self.rotate(self.k_proj(h).reshape(shape), cos, sin)
         out = attend_to_cache(q, k, self.v_proj(h).reshape(shape), keys, values, rows, mask)
         return self.leave(self.out_proj(out.reshape((h.shape[0], self.heads * self.head_size))))
 
@@ -137,21 +137,30 @@ class Decoder(nn.Cell):
 
     def construct(self, x: Any, batch: int, tokens: int, zero: Any, key: Any) -> tuple[Any, list[Any], list[Any]]:
         """x (N, C) -> (N, C) normed, and each layer's keys and values. `zero`: see `band_bias`."""
-        cos, sin = self.cos[:tokens], self.sin[:tokens]
-        if batch * self.heads * tokens * cos.shape[1] <= _EXPAND_ROPE:
-            # MindSpore's CPU multiplies equal shapes three times as fast as broadcast ones
-            cos, sin = ops.tile(cos, (batch, self.heads, 1, 1)), ops.tile(sin, (batch, self.heads, 1, 1))
-        mask = self.attend.mask(zero, batch, self.heads, tokens)
+        cos, sin, mask = self.shared(batch, tokens, zero)
         keys, values = [], []
-        if self.sliced:
-            x = self.take(x)
+        x = self.before(x)
         for block in self.layers:
             x, k, v = block(x, batch, cos, sin, mask, key)
             keys.append(k)
             values.append(v)
-        if self.sliced:
-            x = self.join(x)
-        return self.layernorm(x), keys, values
+        return self.after(x), keys, values
+
+    def before(self, x: Any) -> Any:
+        """The rows that the first block takes."""
+        return self.take(x) if self.sliced else x
+
+    def after(self, x: Any) -> Any:
+        """The rows of the last block -> all rows, normed"""
+        return self.layernorm(self.join(x) if self.sliced else x)
+
+    def shared(self, batch: int, tokens: int, zero: Any) -> tuple[Any, Any, Any]:
+        """What all blocks use: the rotation of every position, and the attention's mask."""
+        cos, sin = self.cos[:tokens], self.sin[:tokens]
+        if batch * self.heads * tokens * cos.shape[1] <= _EXPAND_ROPE:
+            # MindSpore's CPU multiplies equal shapes three times as fast as broadcast ones
+            cos, sin = ops.tile(cos, (batch, self.heads, 1, 1)), ops.tile(sin, (batch, self.heads, 1, 1))
+        return cos, sin, self.attend.mask(zero, batch, self.heads, tokens)
 
     def decode(self, x: Any, positions: Any, all_keys: Any, all_values: Any, rows: Any, mask: Any) -> Any:
         """x (B, C), one token a sequence at `positions` (B,) -> (B, C) normed. Updates the caches in place."""
@@ -182,11 +191,18 @@ class SparkModel(nn.Cell):
         `key`: `dropout_key` of the batch in training; None drops nothing.
         """
         batch, tokens = ids.shape
-        zero = ops.minimum(ids[0, 0], 0)  # ids are never negative
+        return self.transformer(self.embed(ids, key), batch, tokens, self.zero(ids), key)
+
+    def embed(self, ids: Any, key: Any) -> Any:
+        """ids (B, T) -> rows (N, C)"""
         x = self.embedding(ids.reshape((-1,)))
         if self.drops and key is not None:
             x = self.dropout(x, key)
-        return self.transformer(x, batch, tokens, zero, key)
+        return x
+
+    def zero(self, ids: Any) -> Any:
+        """A 0 that the compiler does not know, see `band_bias`: ids are never negative."""
+        return ops.minimum(ids[0, 0], 0)
 
     def decode(self, ids: Any, positions: Any, all_keys: Any, all_values: Any, rows: Any, mask: Any) -> Any:
         """ids (B,), positions (B,) -> hidden states (B, C)"""

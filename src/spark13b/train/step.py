@@ -19,13 +19,15 @@ from spark13b.model.transformer import Setup
 from spark13b.train.gradients import GlobalNorm, Reduce
 from spark13b.train.optimizer import AdamW
 from spark13b.train.placement import Placement, placement
+from spark13b.train.recompute import RecomputedGradients
 
 
 class Step:
     """What the training loop calls: the rows of this process -> loss and gradient norm of the whole batch.
 
     With `accumulation` above 1 the rows go through the model in so many parts, whose gradients are added up in float32.
-    With `guard` (for a dynamic loss scale) gradients that are not finite change nothing; the norm tells.
+    With `recompute` no activations inside a layer are kept, see `recompute.py`. With `guard` (for a dynamic loss scale)
+    gradients that are not finite change nothing; the norm tells.
     """
 
     def __init__(
@@ -37,10 +39,11 @@ class Step:
         guard: bool = False,
         accumulation: int = 1,
         seed: int = 0,
+        recompute: bool = False,
     ) -> None:
         self.mesh, self.accumulation, self.seed = model.setup.mesh, accumulation, seed
         update = _Update(optimizer, placements, self.mesh, clip_norm, guard)
-        gradients = _Gradients(model, optimizer.parameters)
+        gradients = _Gradients(model, optimizer.parameters, recompute)
         if accumulation == 1:
             self.whole = _WholeStep(gradients, update)
         else:
@@ -83,7 +86,9 @@ def make_step(model: SparkForCausalLM, preset: Preset) -> tuple[AdamW, Step]:
     optimizer = AdamW(list(trained.values()), preset.optimizer, placements, mesh)
     guard = train.loss_scale == "dynamic"
     clip = preset.optimizer.clip_norm
-    return optimizer, Step(model, optimizer, placements, clip, guard, train.accumulation_steps, train.seed)
+    return optimizer, Step(
+        model, optimizer, placements, clip, guard, train.accumulation_steps, train.seed, train.recompute
+    )
 
 
 def make_setup(preset: Preset, mesh: Mesh) -> Setup:
@@ -100,12 +105,15 @@ def make_setup(preset: Preset, mesh: Mesh) -> Setup:
 class _Gradients(nn.Cell):
     """A batch -> its summand of the loss, times the loss scale, and the gradients of that."""
 
-    def __init__(self, model: SparkForCausalLM, parameters: Sequence[Parameter]) -> None:
+    def __init__(self, model: SparkForCausalLM, parameters: Sequence[Parameter], recompute: bool) -> None:
         super().__init__(auto_prefix=False)
         self.data_sum = all_reduce(model.setup.mesh.data)
-        self.value_and_gradients = ops.value_and_grad(
-            _ScaledLoss(model), grad_position=None, weights=ParameterTuple(parameters)
-        )
+        if recompute:
+            self.value_and_gradients = RecomputedGradients(model, parameters)
+        else:
+            self.value_and_gradients = ops.value_and_grad(
+                _ScaledLoss(model), grad_position=None, weights=ParameterTuple(parameters)
+            )
 
     def construct(self, inputs: Any, targets: Any, mask: Any, key: Any, count: Any, scale: Any) -> tuple[Any, Any]:
         """`count`: targets that this process learns in the whole step -> the loss of all processes, gradients."""

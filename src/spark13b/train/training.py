@@ -64,8 +64,6 @@ class Training:
         self.model = SparkForCausalLM(
             preset.model, seed=preset.train.seed if fresh else None, setup=make_setup(preset, self.mesh)
         )
-        if preset.train.recompute:
-            self.model.recompute_layers()
         if preset.task == "lora":
             self.card = load_base(self.model, job, load, run)
             self.model.begin_adapters(preset.train.seed)
