@@ -1,0 +1,318 @@
+"""Tokens a second of spark13b's training step beside transformers on torch, and how far both are from the floor.
+
+    python benchmarks/train.py [--sizes 10m 50m 120m] [--rounds 7] [--compile] [--quick]
+
+One step is forward, backward, clipping of the global gradient norm to 1 and AdamW, in float32, on 2 threads, with the
+loss read after it. The other side is transformers' Llama with tied embeddings, the same widths, layers, vocabulary and
+batch, biases in all linear layers and the same GELU (so it differs from ours in its norm alone), scaled-dot-product
+attention and torch's fused AdamW. Each side is a process that lives through all rounds and waits while the other works;
+a round is one step, or as many as take two seconds, of each side, by turns.
+
+Torch's threads wait for each other in loops, so other programs slow it more than us. A round waits for a quiet machine,
+at most 20 s; rounds are repeated, up to three times as many, until each side has enough that had 95 % of the machine to
+themselves; and each side's quietest count. What others had in those is told on stderr.
+
+The floor is the step's matrix products at the highest rate that either side reached, in the same rounds, with one large
+product. Their FLOPs are, for N = B T tokens,
+
+    3 x 2 N (L (4 C^2 + 3 C W) + C V + L C (T + 1))
+
+forward and twice that backward: the four attention projections, the three of the MLP with W = F / 2, the logits, and
+the causal half of attention's scores and weighted values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+THREADS = 2
+ROUND_SECONDS = 2.0
+QUIET, PATIENCE = 0.05, 20.0  # share of the machine that other programs may take; seconds to wait for that
+WARM_STEPS = 6  # our first steps are slower: 2.7 s, from the fifth 2.2 s, of the smallest model
+PRODUCT = 2048  # rows, columns and depth of the product that the rate is measured with
+
+
+Side = Callable[[int], dict[str, float]]  # steps to take -> what the side's process answers
+
+
+@dataclass(frozen=True)
+class Size:
+    """The shape of one comparison."""
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    ffn: int  # width of gate and value, each
+    vocabulary: int
+    batch: int
+    tokens: int = 512
+
+    @property
+    def flops(self) -> float:
+        """Of the matrix products of one step; the formula is in this file's head."""
+        weights = self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.ffn) + self.hidden * self.vocabulary
+        return 6 * self.batch * self.tokens * (weights + self.layers * self.hidden * (self.tokens + 1))
+
+    def batch_of(self, seed: int) -> np.ndarray:
+        """(B, T+1) random tokens"""
+        return np.random.default_rng(seed).integers(0, self.vocabulary, (self.batch, self.tokens + 1), dtype=np.int32)
+
+
+SIZES = {
+    size.name: size
+    for size in (
+        Size("10m", layers=10, hidden=256, heads=4, ffn=704, vocabulary=8000, batch=8),
+        Size("50m", layers=13, hidden=512, heads=8, ffn=1408, vocabulary=16000, batch=3),
+        Size("120m", layers=13, hidden=768, heads=12, ffn=2112, vocabulary=32000, batch=1),
+    )
+}
+QUICK = Size("quick", layers=2, hidden=128, heads=2, ffn=352, vocabulary=1000, batch=2, tokens=128)
+
+
+def spark_step(size: Size) -> tuple[Callable[[int], float], Callable[[], None], int]:
+    """Our step (seed of the batch -> loss), one large product, and the number of parameters."""
+    from mindspore import Tensor, nn, ops
+
+    from spark13b.config.model import SparkConfig
+    from spark13b.config.sections import OptimizerConfig
+    from spark13b.model.causal_lm import SparkForCausalLM
+    from spark13b.model.mesh import ALONE
+    from spark13b.train.optimizer import AdamW, corrected
+    from spark13b.train.placement import placement
+    from spark13b.train.step import Step
+
+    config = SparkConfig(
+        num_layers=size.layers,
+        hidden_size=size.hidden,
+        num_heads=size.heads,
+        ffn_hidden_size=2 * size.ffn,
+        vocab_size=size.vocabulary,
+        seq_length=size.tokens,
+        sparse_local_size=size.tokens,
+    )
+    model = SparkForCausalLM(config, seed=0)
+    weights, settings = model.weights(), OptimizerConfig()
+    parameters = list(weights.values())
+    placements = [placement(name, tuple(one.shape), ALONE, False) for name, one in weights.items()]
+    train_step = Step(model, AdamW(parameters, settings, placements), placements, clip_norm=1.0)
+    mask = np.ones((size.batch, size.tokens), np.float32)
+    updates = 0
+
+    def step(seed: int) -> float:
+        nonlocal updates
+        updates += 1
+        rate, decay = corrected(settings, 1e-4, updates)
+        return train_step(size.batch_of(seed), mask, rate, decay, 1.0, updates - 1)[0]
+
+    class Product(nn.Cell):
+        def construct(self, a: Any, b: Any) -> Any:
+            return ops.MatMul()(a, b)
+
+    product, a = Product(), Tensor(np.ones((PRODUCT, PRODUCT), np.float32))
+    return step, lambda: product(a, a).asnumpy()[0, 0], sum(parameter.size for parameter in parameters)
+
+
+def torch_step(size: Size, compiled: bool = False) -> tuple[Callable[[int], float], Callable[[], None], int]:
+    """The same of transformers on torch."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        num_hidden_layers=size.layers,
+        hidden_size=size.hidden,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        intermediate_size=size.ffn,
+        vocab_size=size.vocabulary,
+        max_position_embeddings=size.tokens,
+        hidden_act="gelu_pytorch_tanh",
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=True,
+        use_cache=False,
+        attn_implementation="sdpa",
+    )
+    model = LlamaForCausalLM(config).train()
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    forward = torch.compile(model) if compiled else model
+
+    def step(seed: int) -> float:
+        ids = torch.from_numpy(size.batch_of(seed)[:, :-1].astype(np.int64))
+        loss = forward(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    a = torch.ones((PRODUCT, PRODUCT))
+    return step, lambda: torch.mm(a, a), sum(parameter.numel() for parameter in parameters)
+
+
+SIDES = {
+    "spark13b": spark_step,
+    "torch": torch_step,
+    "torch.compile": lambda size: torch_step(size, compiled=True),
+}
+
+
+def work(side: str, size: Size) -> None:
+    """One side's process: answers each line of standard input, a number of steps, with seconds a step and FLOP/s."""
+    answers = os.fdopen(os.dup(1), "w")  # what a library prints must not mix with the answers
+    os.dup2(2, 1)
+    step, product, parameters = SIDES[side](size)
+    losses = [step(0)]
+    product()
+    print(json.dumps({"parameters": parameters, "loss": losses[0]}), file=answers, flush=True)
+    seed = 0
+    for line in sys.stdin:
+        wait_for_quiet()
+        others = OtherPrograms()
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            seed += 1
+            losses.append(step(seed))
+        answer = {"seconds": (time.perf_counter() - start) / int(line), "others": others.share(), "loss": losses[-1]}
+        rates = []
+        for _ in range(3):
+            start = time.perf_counter()
+            product()
+            rates.append(2 * PRODUCT**3 / (time.perf_counter() - start))
+        print(json.dumps({**answer, "rate": max(rates)}), file=answers, flush=True)
+
+
+class OtherPrograms:
+    """What other programs take of the machine from now on; this one's process alone may work meanwhile."""
+
+    def __init__(self) -> None:
+        self.began, self.busy = time.perf_counter(), self._busy()
+
+    def share(self) -> float:
+        """0 to 1, of all cores"""
+        seconds = time.perf_counter() - self.began
+        return max(0.0, (self._busy() - self.busy) / seconds / (os.cpu_count() or 1))
+
+    @staticmethod
+    def _busy() -> float:
+        """Seconds of all cores together that were not this process's"""
+        with open("/proc/stat") as file:
+            user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
+        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+def wait_for_quiet() -> None:
+    """Sleep until other programs leave the machine alone, or patience ends."""
+    until = time.perf_counter() + PATIENCE
+    while time.perf_counter() < until:
+        others = OtherPrograms()
+        time.sleep(0.5)
+        if others.share() < QUIET:
+            return
+
+
+@contextmanager
+def worker(side: str, size: Size) -> Iterator[tuple[Side, dict[str, float]]]:
+    """A side's process: a function that lets it take so many steps, and what it said at first."""
+    command = [sys.executable, __file__, "--work", side, json.dumps(asdict(size))]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdin is not None and process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    def answer() -> dict[str, float]:
+        line = stdout.readline()
+        if not line:
+            raise SystemExit(f"{side} ended without an answer; its message is above")
+        return json.loads(line)
+
+    def run(steps: int) -> dict[str, float]:
+        print(steps, file=stdin, flush=True)
+        return answer()
+
+    try:
+        yield run, answer()
+    finally:
+        stdin.close()
+        process.wait()
+
+
+def compare(size: Size, others: list[str], rounds: int) -> list[str]:
+    """The table's rows of one size, one for each of the other side's ways."""
+    rows = []
+    for other in others:
+        with worker("spark13b", size) as (ours, our_first), worker(other, size) as (theirs, their_first):
+            warm = [side(WARM_STEPS)["seconds"] for side in (ours, theirs)]  # not counted
+            steps = [max(1, round(ROUND_SECONDS / seconds)) for seconds in warm]
+            answers: tuple[list[dict[str, float]], list[dict[str, float]]] = ([], [])
+            while len(answers[0]) < 3 * rounds and min(map(quiet_rounds, answers)) < rounds:
+                for run, count, side in zip((ours, theirs), steps, answers, strict=True):
+                    side.append(run(count))
+                told = [f"{side[-1]['seconds']:.3f} s (others had {side[-1]['others']:.0%})" for side in answers]
+                print(f"{size.name} round {len(answers[0])}: spark13b {told[0]}, {other} {told[1]}", file=sys.stderr)
+        chosen = [sorted(side, key=lambda answer: answer["others"])[:rounds] for side in answers]
+        our_seconds, their_seconds = (statistics.median(answer["seconds"] for answer in side) for side in chosen)
+        others_had = max(side[-1]["others"] for side in chosen)
+        rates = [statistics.median(answer["rate"] for answer in side) for side in chosen]
+        rate = max(rates)
+        tokens, floor = size.batch * size.tokens, size.flops / rate
+        print(
+            f"{size.name}: {our_first['parameters'] / 1e6:.1f}M and {their_first['parameters'] / 1e6:.1f}M parameters, "
+            f"{size.flops / 1e9:.0f} GFLOP a step; a product ran at {rates[0] / 1e9:.0f} and {rates[1] / 1e9:.0f} "
+            f"GFLOP/s; other programs had up to {others_had:.0%} of the machine",
+            file=sys.stderr,
+        )
+        rows.append(
+            f"| {size.name}, {size.batch} x {size.tokens} | {other} | {tokens / our_seconds:,.0f} "
+            f"| {tokens / their_seconds:,.0f} | {their_seconds / our_seconds:.2f} | {tokens / floor:,.0f} "
+            f"({rate / 1e9:.0f}) | {floor / our_seconds:.2f} | {floor / their_seconds:.2f} |"
+        )
+    return rows
+
+
+def quiet_rounds(answers: list[dict[str, float]]) -> int:
+    """How many rounds other programs left alone."""
+    return sum(answer["others"] <= QUIET for answer in answers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--compile", action="store_true", help="a second row with torch.compile")
+    parser.add_argument("--quick", action="store_true", help="a model of 0.5M parameters, to see that the script runs")
+    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work:
+        work(arguments.work[0], Size(**json.loads(arguments.work[1])))
+        return
+    sizes = [QUICK] if arguments.quick else [SIZES[name] for name in arguments.sizes]
+    others = ["torch", "torch.compile"] if arguments.compile else ["torch"]
+    rows = [row for size in sizes for row in compare(size, others, arguments.rounds)]
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}\n")
+    print(
+        "| size, batch | beside | spark13b, tokens/s | theirs, tokens/s | ratio | floor, tokens/s (GFLOP/s) "
+        "| spark13b, of the floor | theirs, of the floor |"
+    )
+    print("|---" * 8 + "|")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
