@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from mindspore import ParameterTuple, Tensor, ops
+from mindspore import ParameterTuple, Tensor, nn, ops
 
 from spark13b.config.model import SparkConfig
 from spark13b.model.attention.blocked import BlockedAttention
@@ -41,7 +41,7 @@ def make_model(config: SparkConfig, weights: dict[str, np.ndarray], block: int |
 def loss_and_gradients(model: SparkForCausalLM) -> Gradients:
     """A function of ids (B, T+1) and the mask of the targets (B, T) -> loss, full name -> gradient."""
     weights = model.weights()
-    compute = ops.value_and_grad(Loss(model.transformer), None, ParameterTuple(weights.values()))
+    compute = _Gradients(model)
 
     def call(ids: np.ndarray, mask: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
         loss, gradients = compute(*tensors(ids, mask))
@@ -50,6 +50,18 @@ def loss_and_gradients(model: SparkForCausalLM) -> Gradients:
         }
 
     return call
+
+
+class _Gradients(nn.Cell):
+    """A cell, because `value_and_grad` that is called by itself does not see weights that are loaded later."""
+
+    def __init__(self, model: SparkForCausalLM) -> None:
+        super().__init__(auto_prefix=False)
+        weights = ParameterTuple(model.weights().values())
+        self.value_and_gradients = ops.value_and_grad(Loss(model.transformer), None, weights)
+
+    def construct(self, inputs: Any, targets: Any, mask: Any) -> Any:
+        return self.value_and_gradients(inputs, targets, mask)
 
 
 def tensors(ids: np.ndarray, mask: np.ndarray) -> tuple[Any, Any, Any]:

@@ -30,7 +30,7 @@ TWO = [
     Case("sequence", 1, 2, values=(SEQUENCE, "train.dropout=0.2")),
     Case("lora", 1, 2, "lora"),
 ]
-FOUR = [Case("data-and-model", 2, 2), Case("everything", 2, 2, values=(SEQUENCE, SHARD))]
+FOUR = [Case("everything", 2, 2, values=(SEQUENCE, SHARD))]
 
 
 @pytest.fixture(scope="module")
