@@ -1,5 +1,7 @@
 """The context of 32768 tokens on this machine: memory and time, each in a process of its own.
 
+Time is that of the processor, which other work on the machine does not change much.
+
 One layer of four heads of 64, 512 tokens in the vocabulary: what remains is attention.
 """
 
@@ -23,9 +25,9 @@ model = SparkForCausalLM(SparkConfig(
 
 def seconds(tokens):
     ids = np.random.default_rng(0).integers(0, 512, (1, tokens))
-    start = time.perf_counter()
+    start = time.process_time()
     model.logits(ids)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 backends = [model.attention_choice(1, tokens).backend for tokens in lengths]
 for tokens in lengths:
@@ -55,6 +57,6 @@ def test_a_forward_pass_over_32768_tokens_with_window_8192_stays_under_3_gb() ->
 
 def test_with_window_2048_four_times_the_tokens_take_about_four_times_as_long() -> None:
     """With full attention it would be sixteen times."""
-    measured = measure(2048, 1, 8192, 32768)
+    measured = measure(2048, 3, 8192, 32768)
     assert measured["backends"] == ["blocked", "blocked"]
     assert measured["ratio"] < 5.5
