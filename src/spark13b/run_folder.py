@@ -20,6 +20,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from spark13b.errors import InputError
+
 SLICES_MANIFEST = "spark13b-slices.json"  # beside rank_0/, rank_1/, ...: how their tensors are cut
 _STEP = re.compile(r"step-(\d+)")
 
@@ -90,6 +92,23 @@ def run_around(path: Path) -> RunFolder | None:
         if RunFolder(folder).is_run():
             return RunFolder(folder)
     return None
+
+
+def preset_for(preset: str | None, load: Path, adapter: Path | None) -> tuple[str, RunFolder | None]:
+    """The preset that was named, else that of the run around the weights or the adapters; and that run, if any.
+
+    Raises InputError when there is neither.
+    """
+    run = run_around(load) or (run_around(adapter) if adapter is not None else None)
+    if preset is not None:
+        return preset, run
+    if run is None:
+        raise InputError(
+            "no preset was given, and the checkpoint is not in a run's folder",
+            where=load,
+            fix="add --preset NAME; 'spark13b preset list' shows them",
+        )
+    return str(run.preset), run
 
 
 def weights_of(path: Path) -> Path:

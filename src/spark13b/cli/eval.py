@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +14,6 @@ from spark13b.errors import InputError
 if TYPE_CHECKING:
     from spark13b.cluster.launch import Workers
     from spark13b.config import Preset
-    from spark13b.progress import Progress
 
 app = typer.Typer(add_completion=False)
 
@@ -46,32 +44,27 @@ def evaluate(
     The preset comes from the run's folder that --load is in, or from --preset. Only tokens to be learned count.
     """
     from spark13b.train.evaluation import evaluate
+    from spark13b.train.job import Evaluation
 
     processes = launching.Processes(nproc, nnodes, node_rank, master_addr, master_port, rank_table, hang_timeout)
 
-    def found(progress: Progress) -> dict[str, Any]:
+    def asked() -> tuple[Preset, Path, Path]:
         rows, weights = _given(data, load)
-        values = _preset(preset, weights, adapter, assignments or [], processes)
-        return evaluate(values, rows, weights, batch_size, progress, adapter).as_dict()
+        return _preset(preset, weights, adapter, assignments or [], processes), rows, weights
 
-    if launching.serve_as_worker(lambda me: found(me.progress)):
+    if launching.serve_as_worker(lambda me: evaluate(*asked(), batch_size, me.progress, adapter).as_dict()):
         return
-    rows, weights = _given(data, load)
-    values = _preset(preset, weights, adapter, assignments or [], processes)
+    values, rows, weights = asked()
     workers = processes.workers(values.parallel.devices)
     if workers is None:
-        result = found(console.TerminalProgress())
+        result = evaluate(values, rows, weights, batch_size, console.TerminalProgress(), adapter).as_dict()
     else:
         result = _evaluate_together(values, rows, workers, processes)
     if as_json:
         console.print_json(result)
     else:
-        print(f"{show_evaluation(result)} ({result['tokens']:,} tokens of {result['rows']:,} rows)")
-
-
-def show_evaluation(found: Mapping[str, Any]) -> str:
-    """What an evaluation (`Evaluation.as_dict`) found, in a line."""
-    return f"loss {found['loss']:.4f}, perplexity {found['perplexity']:.2f}, accuracy {found['accuracy']:.1%}"
+        found = Evaluation.from_dict(result)
+        print(f"{found} ({found.tokens:,} tokens of {found.rows:,} rows)")
 
 
 def _evaluate_together(values: Preset, rows: Path, workers: Workers, processes: launching.Processes) -> dict[str, Any]:
@@ -102,15 +95,8 @@ def _preset(
 ) -> Preset:
     """The preset that was named, else that of the run around the weights or the adapters."""
     from spark13b.config import load_preset
-    from spark13b.run_folder import run_around
+    from spark13b.run_folder import preset_for
 
-    run = run_around(load) or (run_around(adapter) if adapter is not None else None)
-    if preset is None and run is None:
-        raise InputError(
-            "no preset was given, and the checkpoint is not in a run's folder",
-            where=load,
-            fix="add --preset NAME; 'spark13b preset list' shows them",
-        )
-    name = preset or str(run.preset if run else "")
+    name, _ = preset_for(preset, load, adapter)
     devices = processes.options(load_preset(name), assignments) if processes.devices else {}
     return load_preset(name, options=devices, assignments=assignments)

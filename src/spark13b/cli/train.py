@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spark13b.cli import console, launching, options
-from spark13b.cli.eval import show_evaluation
 from spark13b.errors import InputError, JobError
 
 if TYPE_CHECKING:
@@ -169,6 +168,8 @@ def _preset(
 
 def show_result(result: Mapping[str, Any]) -> None:
     """Print how a run ended (`Result.as_dict`) to stdout."""
+    from spark13b.train.job import Evaluation
+
     facts = [f"{result['steps']:,} steps"]
     if result["skipped"]:
         facts.append(f"{result['skipped']:,} of them skipped")
@@ -176,9 +177,8 @@ def show_result(result: Mapping[str, Any]) -> None:
         facts.append(f"loss {result['first_loss']:.4f} -> {result['last_loss']:.4f}")
         facts.append(f"{result['tokens_per_second']:,.0f} tokens/s")
     print(", ".join(facts))
-    found = result["evaluation"]
-    if found is not None:
-        print(f"evaluation: {show_evaluation(found)}")
+    if result["evaluation"] is not None:
+        print(f"evaluation: {Evaluation.from_dict(result['evaluation'])}")
     print(f"run:     {result['output']}")
     print(f"weights: {result['checkpoint']}")
     if result["best"] is not None:

@@ -13,7 +13,7 @@ from spark13b.ckpt.adapters import Parts, parts_of
 from spark13b.config import Preset, load_preset
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError
-from spark13b.run_folder import RunFolder, run_around
+from spark13b.run_folder import RunFolder, preset_for
 
 _ALONE = {"machine.devices": 1, "parallel.data_parallel": 1, "parallel.model_parallel": 1}
 
@@ -71,16 +71,10 @@ def find_model(
             )
     if not load.exists():
         raise InputError("there is no such checkpoint", where=load, fix="check --load")
-    run = run_around(load) or (run_around(adapter) if adapter is not None else None)
-    if preset is None and run is None:
-        raise InputError(
-            "no preset was given, and the checkpoint is not in a run's folder",
-            where=load,
-            fix="add --preset NAME; 'spark13b preset list' shows them",
-        )
+    name, run = preset_for(preset, load, adapter)
     if preset is None:  # a run's layout is that of its training; answers come from this process
         options = {**_ALONE, **options}
-    values = load_preset(preset or str(run.preset if run else ""), options=options, assignments=assignments)
+    values = load_preset(name, options=options, assignments=assignments)
     if tokenizer is None:
         if run is None or not run.tokenizer.is_dir():
             raise InputError(

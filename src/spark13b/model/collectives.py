@@ -23,14 +23,14 @@ def entrance(mesh: Mesh) -> nn.Cell:
     """Rows (N, C) of the residual stream -> the rows that every process of the model group computes with."""
     if mesh.model.size == 1:
         return Same()
-    return GatherRows(mesh.model) if mesh.sequence_parallel else SumBackward(mesh.model)
+    return gather_rows(mesh.model) if mesh.sequence_parallel else sum_backward(mesh.model)
 
 
 def exit_of(mesh: Mesh) -> nn.Cell:
     """Each process's summand (N, C) -> the sum, or this process's rows of it."""
     if mesh.model.size == 1:
         return Same()
-    return ScatterRows(mesh.model) if mesh.sequence_parallel else SumForward(mesh.model)
+    return scatter_rows(mesh.model) if mesh.sequence_parallel else sum_forward(mesh.model)
 
 
 class Same(nn.Cell):
@@ -40,92 +40,48 @@ class Same(nn.Cell):
         return x
 
 
-class SumForward(nn.Cell):
+class Pair(nn.Cell):
+    """What is done to x, and what is done to its gradient."""
+
+    def __init__(self, to_x: Any, to_gradient: Any) -> None:
+        super().__init__()
+        self.to_x, self.to_gradient = to_x, to_gradient
+
+    def construct(self, x: Any) -> Any:
+        return self.to_x(x)
+
+    def bprop(self, x: Any, out: Any, dout: Any) -> tuple[Any]:
+        return (self.to_gradient(dout),)
+
+
+def sum_forward(group: Group) -> Pair:
     """The sum over the group; its gradient is every summand's."""
-
-    def __init__(self, group: Group) -> None:
-        super().__init__()
-        self.sum = _sum(group)
-
-    def construct(self, x: Any) -> Any:
-        return self.sum(x)
-
-    def bprop(self, x: Any, out: Any, dout: Any) -> tuple[Any]:
-        return (dout,)
+    return Pair(_sum(group), Same())
 
 
-class SumBackward(nn.Cell):
+def sum_backward(group: Group) -> Pair:
     """The same everywhere; its gradients, one a process, are summed."""
-
-    def __init__(self, group: Group) -> None:
-        super().__init__()
-        self.sum = _sum(group)
-
-    def construct(self, x: Any) -> Any:
-        return x
-
-    def bprop(self, x: Any, out: Any, dout: Any) -> tuple[Any]:
-        return (self.sum(dout),)
+    return Pair(Same(), _sum(group))
 
 
-class GatherRows(nn.Cell):
+def gather_rows(group: Group) -> Pair:
     """The rows of all processes, (N, ...) -> (N * size, ...); gradients are summed and handed back."""
-
-    def __init__(self, group: Group) -> None:
-        super().__init__()
-        self.gather, self.scatter = all_gather(group), reduce_scatter(group)
-
-    def construct(self, x: Any) -> Any:
-        return self.gather(x)
-
-    def bprop(self, x: Any, out: Any, dout: Any) -> tuple[Any]:
-        return (self.scatter(dout),)
+    return Pair(all_gather(group), reduce_scatter(group))
 
 
-class ScatterRows(nn.Cell):
+def scatter_rows(group: Group) -> Pair:
     """The sum over the group, of which each process takes its rows, (N, ...) -> (N / size, ...)."""
-
-    def __init__(self, group: Group) -> None:
-        super().__init__()
-        self.gather, self.scatter = all_gather(group), reduce_scatter(group)
-
-    def construct(self, x: Any) -> Any:
-        return self.scatter(x)
-
-    def bprop(self, x: Any, out: Any, dout: Any) -> tuple[Any]:
-        return (self.gather(dout),)
+    return Pair(reduce_scatter(group), all_gather(group))
 
 
-class TakeRows(nn.Cell):
+def take_rows(group: Group) -> Pair:
     """This process's rows of what all have, (N, ...) -> (N / size, ...); gradients are put together."""
-
-    def __init__(self, group: Group) -> None:
-        super().__init__()
-        self.index, self.size = group.index, group.size
-        self.gather = all_gather(group)
-
-    def construct(self, x: Any) -> Any:
-        own = x.shape[0] // self.size
-        return x[self.index * own : (self.index + 1) * own]
-
-    def bprop(self, x: Any, out: Any, dout: Any) -> tuple[Any]:
-        return (self.gather(dout),)
+    return Pair(_OwnRows(group), all_gather(group))
 
 
-class JoinRows(nn.Cell):
-    """What `TakeRows` took, put together; each process has the gradient of the whole and takes its rows of it."""
-
-    def __init__(self, group: Group) -> None:
-        super().__init__()
-        self.index = group.index
-        self.gather = all_gather(group)
-
-    def construct(self, x: Any) -> Any:
-        return self.gather(x)
-
-    def bprop(self, x: Any, out: Any, dout: Any) -> tuple[Any]:
-        own = x.shape[0]
-        return (dout[self.index * own : (self.index + 1) * own],)
+def join_rows(group: Group) -> Pair:
+    """What `take_rows` took, put together; each process has the gradient of the whole and takes its rows of it."""
+    return Pair(all_gather(group), _OwnRows(group))
 
 
 def all_reduce(group: Group) -> Any:
@@ -213,12 +169,22 @@ class _GatherBySum(nn.Cell):
 class _ScatterBySum(nn.Cell):
     def __init__(self, group: Group) -> None:
         super().__init__()
+        self.sum, self.own = _sum(group), _OwnRows(group)
+
+    def construct(self, x: Any) -> Any:
+        return self.own(self.sum(x))
+
+
+class _OwnRows(nn.Cell):
+    """(N, ...) -> this process's rows, (N / size, ...)"""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
         self.index, self.size = group.index, group.size
-        self.sum = _sum(group)
 
     def construct(self, x: Any) -> Any:
         own = x.shape[0] // self.size
-        return self.sum(x)[self.index * own : (self.index + 1) * own]
+        return x[self.index * own : (self.index + 1) * own]
 
 
 def _sum(group: Group) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import mindspore
 from mindspore import nn, ops
 
-from spark13b.model.collectives import LargestOf, SumForward
+from spark13b.model.collectives import LargestOf, sum_forward
 from spark13b.model.mesh import Mesh
 
 
@@ -36,7 +36,7 @@ class DividedCrossEntropy(nn.Cell):
         super().__init__()
         self.index = mesh.model.index
         self.largest = LargestOf(mesh.model)
-        self.total, self.picked = SumForward(mesh.model), SumForward(mesh.model)
+        self.total, self.picked = sum_forward(mesh.model), sum_forward(mesh.model)
 
     def construct(self, logits: Any, targets: Any) -> Any:
         largest = self.largest(logits.max(-1))
@@ -55,7 +55,7 @@ class _DividedHits(nn.Cell):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__()
         self.index = mesh.model.index
-        self.largest, self.picked = LargestOf(mesh.model), SumForward(mesh.model)
+        self.largest, self.picked = LargestOf(mesh.model), sum_forward(mesh.model)
 
     def construct(self, logits: Any, targets: Any) -> Any:
         own = self.picked(_own_target(logits, targets, self.index))

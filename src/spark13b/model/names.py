@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -113,17 +113,10 @@ def match_names(found: Mapping[str, tuple[int, ...]], config: SparkConfig, *, wh
     with the nearest known name) and misshapen parameters, a few of each, with their numbers.
     """
     expected = expected_shapes(config)
-    missing = [name for name in expected if name not in found]
-    unknown = [name for name in found if name not in expected and kind_of(name) == "weight"]
-    misshapen = [name for name in expected if name in found and tuple(found[name]) != expected[name]]
-    if not (missing or unknown or misshapen):
-        return
-    lines = ["the checkpoint does not fit the model"]
-    lines += _listed("missing", missing, missing)
-    lines += _listed("unknown", unknown, _with_nearest(unknown, missing or list(expected)))
-    shapes = (f"{name} is {_shape(found[name])}, the model's is {_shape(expected[name])}" for name in misshapen)
-    lines += _listed("of another shape", misshapen, shapes)
-    raise InputError("\n".join(lines), where=where, fix=_cure(found, len(expected), missing, unknown))
+    lines, missing, unknown = _mismatch(found, expected, "weight", _with_nearest)
+    if lines:
+        what = "\n".join(["the checkpoint does not fit the model", *lines])
+        raise InputError(what, where=where, fix=_cure(found, len(expected), missing, unknown))
 
 
 def adapter_shapes(config: SparkConfig, lora: LoraConfig) -> dict[str, tuple[int, ...]]:
@@ -141,19 +134,33 @@ def match_adapters(
     found: Mapping[str, tuple[int, ...]], config: SparkConfig, lora: LoraConfig, *, where: str | Path | None = None
 ) -> None:
     """Check that the adapters in `found` (name -> shape) are those of this model and `lora`. Raises one InputError."""
-    expected = adapter_shapes(config, lora)
+    lines, _, _ = _mismatch(found, adapter_shapes(config, lora), "adapter", lambda unknown, known: unknown)
+    if lines:
+        what = "\n".join(["the adapters do not fit the model and the lora section of the preset", *lines])
+        fix = "set lora.rank and lora.targets to those that the adapters were trained with, or choose their base model"
+        raise InputError(what, where=where, fix=fix)
+
+
+def _mismatch(
+    found: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    kind: Kind,
+    shown: Callable[[list[str], list[str]], Iterable[str]],
+) -> tuple[list[str], list[str], list[str]]:
+    """Lines on what is missing, unknown (of `kind`) and of another shape; the missing names, the unknown names.
+
+    `shown`: unknown names and known ones -> a line for each unknown.
+    """
     missing = [name for name in expected if name not in found]
-    unknown = [name for name in found if name not in expected and kind_of(name) == "adapter"]
+    unknown = [name for name in found if name not in expected and kind_of(name) == kind]
     misshapen = [name for name in expected if name in found and tuple(found[name]) != expected[name]]
-    if not (missing or unknown or misshapen):
-        return
-    lines = ["the adapters do not fit the model and the lora section of the preset"]
-    lines += _listed("missing", missing, missing)
-    lines += _listed("unknown", unknown, unknown)
     shapes = (f"{name} is {_shape(found[name])}, the model's is {_shape(expected[name])}" for name in misshapen)
-    lines += _listed("of another shape", misshapen, shapes)
-    fix = "set lora.rank and lora.targets to those that the adapters were trained with, or choose their base model"
-    raise InputError("\n".join(lines), where=where, fix=fix)
+    lines = [
+        *_listed("missing", missing, missing),
+        *_listed("unknown", unknown, shown(unknown, missing or list(expected))),
+        *_listed("of another shape", misshapen, shapes),
+    ]
+    return lines, missing, unknown
 
 
 def _listed(label: str, names: list[str], lines: Iterable[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from spark13b.config.model import SparkConfig
 from spark13b.config.sections import LoraConfig
 from spark13b.model.adapter import AdapterPlans, adapter_plans
 from spark13b.model.attention.attend import Attend
-from spark13b.model.collectives import JoinRows, TakeRows, entrance, exit_of
+from spark13b.model.collectives import entrance, exit_of, join_rows, take_rows
 from spark13b.model.device import dtype
 from spark13b.model.dropout import Dropout
 from spark13b.model.kv_cache import attend_to_cache
@@ -92,7 +92,7 @@ class Block(nn.Cell):
         self.mlp = GatedMlp(config, mesh, adapters)
         self.sliced = setup.slice_activations
         if self.sliced:
-            self.join, self.take = JoinRows(mesh.model), TakeRows(mesh.model)
+            self.join, self.take = join_rows(mesh.model), take_rows(mesh.model)
         self.drops = setup.dropout > 0
         if self.drops:
             self.attention_dropout = setup.residual_dropout(f"{place}.attention")
@@ -131,7 +131,7 @@ class Decoder(nn.Cell):
         self.layernorm = LayerNorm(config)
         self.sliced = setup.slice_activations
         if self.sliced:
-            self.join, self.take = JoinRows(setup.mesh.model), TakeRows(setup.mesh.model)
+            self.join, self.take = join_rows(setup.mesh.model), take_rows(setup.mesh.model)
         cos, sin = rope_table(config)
         self.cos, self.sin = Tensor(cos, dtype(config.compute_type)), Tensor(sin, dtype(config.compute_type))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,11 @@ class Evaluation:
 
     def __str__(self) -> str:
         return f"loss {self.loss:.4f}, perplexity {self.perplexity:.2f}, accuracy {self.accuracy:.1%}"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
+        """What `as_dict` made a dictionary of."""
+        return cls(values["loss"], values["accuracy"], values["tokens"], values["rows"])
 
     def as_dict(self) -> dict[str, float]:
         """For JSON and for metrics."""

@@ -44,14 +44,11 @@ class AdamW(nn.Cell):
         self.v = ParameterTuple([_state(one, "adam_v", shape) for one, shape in zip(parameters, shapes, strict=True)])
         self.decayed = tuple(is_decayed(parameter.name) for parameter in parameters)
         self.whole = tuple(parameter.dtype == mindspore.float32 for parameter in parameters)
-        # index of a parameter -> that of its master, or -1
-        self.master_of = tuple(
-            -1 if whole or not config.master_weights else index for index, whole in enumerate(self.whole)
-        )
-        mastered = [index for index in self.master_of if index >= 0]
-        self.master_of = tuple(mastered.index(index) if index >= 0 else -1 for index in self.master_of)
-        self.masters = ParameterTuple([_state(parameters[index], "master", shapes[index]) for index in mastered])
+        mastered = [index for index, whole in enumerate(self.whole) if config.master_weights and not whole]
         self.mastered = tuple(mastered)
+        # index of a parameter -> that of its master, or -1
+        self.master_of = tuple(mastered.index(at) if at in mastered else -1 for at in range(len(parameters)))
+        self.masters = ParameterTuple([_state(parameters[index], "master", shapes[index]) for index in mastered])
         self.beta1, self.beta2, self.epsilon = config.beta1, config.beta2, config.epsilon
         self.fused = CpuAdamWeightDecay() if device() == "cpu" else ops.AdamWeightDecay()
         self.gather = all_gather(mesh.data)
