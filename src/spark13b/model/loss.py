@@ -40,6 +40,10 @@ class TotalLoss(nn.Cell):
     def construct(self, inputs: Any, targets: Any, mask: Any, key: Any = None) -> Any:
         """inputs, targets (B, T) int32, mask (B, T) float32 by target, `key` of dropout -> scalar float32"""
         hidden, _, _ = self.model(inputs, key)
+        return self.of_hidden(hidden, targets, mask)
+
+    def of_hidden(self, hidden: Any, targets: Any, mask: Any) -> Any:
+        """The same from the model's output, hidden (N, C)."""
         logits = self.model.logits(hidden, self.model.table())
         return (self.cross_entropy(logits, targets.reshape((-1,))) * mask.reshape((-1,))).sum()
 

@@ -8,13 +8,13 @@ themselves remains: a transposition of 4 axes 16 bytes a number, for ever.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from mindspore import Parameter, ParameterTuple, nn, ops
 
 from spark13b.model.causal_lm import SparkForCausalLM
-from spark13b.model.cross_entropy import cross_entropy
+from spark13b.model.loss import TotalLoss
 
 
 class RecomputedGradients(nn.Cell):
@@ -29,26 +29,20 @@ class RecomputedGradients(nn.Cell):
         decoder = self.model.transformer
         self.begin, self.end = _Begin(model), _End(model)
         self.layers = [_Layer(block) for block in decoder.layers]
-        places = {parameter.name: place for place, parameter in enumerate(parameters)}
-        self.begin_weights = _trained(self.begin, places)
-        self.end_weights = _trained(self.end, places)
-        self.layer_weights = [_trained(layer, places) for layer in self.layers]
-        # gradients come layer by layer, from the end: where each of `parameters` is then, the embedding twice
-        order = [*self.end_weights]
-        for weights in reversed(self.layer_weights):
-            order += weights
+        trained = {parameter.name for parameter in parameters}
+        table, norm = _own(self.model.embedding, trained), _own(decoder.layernorm, trained)
+        in_layers = [_own(block, trained) for block in decoder.layers]
+        # gradients come from the end to the begin: where each of `parameters` is then
+        order = [*table, *norm, *(parameter for weights in reversed(in_layers) for parameter in weights)]
         names = [parameter.name for parameter in order]
         self.where = tuple(names.index(parameter.name) for parameter in parameters)
-        table = [parameter.name for parameter in self.begin_weights]
-        self.table = names.index(table[0]) if table else -1
-        self.end_gradient = ops.value_and_grad(
-            self.end, grad_position=0, weights=ParameterTuple(self.end_weights) if self.end_weights else None
-        )
+        self.trained_end = bool(table)  # the embedding, which comes first and is used at the begin, too
+        self.table_weights = ParameterTuple(table)
+        self.layer_weights = [ParameterTuple(weights) for weights in in_layers]
+        end_weights = ParameterTuple([*table, *norm]) if table else None
+        self.end_gradient = ops.value_and_grad(self.end, grad_position=0, weights=end_weights)
         self.layer_gradient = ops.GradOperation(get_all=True, get_by_list=True, sens_param=True)
         self.begin_gradient = ops.GradOperation(get_by_list=True, sens_param=True)
-        self.trained_end = bool(self.end_weights)
-        self.weights_of_layers = [ParameterTuple(weights) for weights in self.layer_weights]
-        self.weights_of_begin = ParameterTuple(self.begin_weights)
 
     def construct(self, inputs: Any, targets: Any, mask: Any, key: Any, factor: Any) -> tuple[Any, Any]:
         batch, tokens = inputs.shape
@@ -65,15 +59,20 @@ class RecomputedGradients(nn.Cell):
             loss, dx = self.end_gradient(x, targets, mask, factor)
             gradients = []
         for index in range(len(self.layers) - 1, -1, -1):
-            again = self.layer_gradient(self.layers[index], self.weights_of_layers[index])
+            again = self.layer_gradient(self.layers[index], self.layer_weights[index])
             # behind its gradient, or all layers would be computed again at once
             dinputs, found = again(ops.depend(kept[index], dx), inputs, cos, sin, band, key, dx)
             gradients += [*found]
             dx = ops.depend(dinputs[0], found)
-        if self.table >= 0:
-            from_begin = self.begin_gradient(self.begin, self.weights_of_begin)(inputs, key, dx)
-            gradients[self.table] = gradients[self.table] + from_begin[0]
+        if self.trained_end:
+            from_begin = self.begin_gradient(self.begin, self.table_weights)(inputs, key, dx)
+            gradients[0] = gradients[0] + from_begin[0]
         return loss, [gradients[place] for place in self.where]
+
+
+def _own(cell: nn.Cell, trained: Collection[str]) -> list[Parameter]:
+    """What is trained of a cell's parameters."""
+    return [parameter for parameter in cell.get_parameters() if parameter.name in trained]
 
 
 class _Begin(nn.Cell):
@@ -82,7 +81,6 @@ class _Begin(nn.Cell):
     def __init__(self, model: SparkForCausalLM) -> None:
         super().__init__(auto_prefix=False)
         self.model = model.transformer
-        self.owned = (model.transformer.embedding,)
 
     def construct(self, ids: Any, key: Any) -> Any:
         return self.model.transformer.before(self.model.embed(ids, key))
@@ -94,7 +92,6 @@ class _Layer(nn.Cell):
     def __init__(self, block: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.block = block
-        self.owned = (block,)
 
     def construct(self, x: Any, ids: Any, cos: Any, sin: Any, mask: Any, key: Any) -> Any:
         y, _, _ = self.block(x, ids.shape[0], cos, sin, mask, key)
@@ -106,15 +103,8 @@ class _End(nn.Cell):
 
     def __init__(self, model: SparkForCausalLM) -> None:
         super().__init__(auto_prefix=False)
-        self.model = model.transformer
-        self.cross_entropy = cross_entropy(model.setup.mesh)
-        self.owned = (model.transformer.embedding, model.transformer.transformer.layernorm)
+        self.decoder = model.transformer.transformer
+        self.loss = TotalLoss(model.transformer, model.setup.mesh)
 
     def construct(self, x: Any, targets: Any, mask: Any, factor: Any) -> Any:
-        logits = self.model.logits(self.model.transformer.after(x), self.model.table())
-        return (self.cross_entropy(logits, targets.reshape((-1,))) * mask.reshape((-1,))).sum() * factor
-
-
-def _trained(part: Any, places: Iterable[str]) -> list[Parameter]:
-    """What is trained of a part's own parameters."""
-    return [parameter for cell in part.owned for parameter in cell.get_parameters() if parameter.name in places]
+        return self.loss.of_hidden(self.decoder.after(x), targets, mask) * factor
