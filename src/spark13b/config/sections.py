@@ -156,6 +156,9 @@ class GenerationConfig(Checked):
     """How answers are drawn. The defaults are greedy."""
 
     max_new_tokens: int = Field(512, ge=1)
+    min_new_tokens: int = Field(0, ge=0, description="no end of the answer before so many tokens")
+    stop: list[str] = Field(default_factory=list, description="texts that end an answer; they are not part of it")
+    num_beams: int = Field(1, ge=1, le=32, description="beam search over so many; 1: off")
     temperature: float = Field(1.0, gt=0)
     top_k: int = Field(0, ge=0, description="0: off")
     top_p: float = Field(1.0, gt=0, le=1, description="1: off")
@@ -166,6 +169,13 @@ class GenerationConfig(Checked):
     prompt_template: str = Field(PROMPT_TEMPLATE, description="{} is the question")
 
     def _problems(self) -> Iterator[Problem]:
+        if self.min_new_tokens > self.max_new_tokens:
+            what = f"{self.min_new_tokens} is more than max_new_tokens {self.max_new_tokens}"
+            yield Problem("min_new_tokens", what, "choose fewer", ("max_new_tokens",))
+        if "" in self.stop:
+            yield Problem("stop", "an empty text would end every answer at once", "leave it out")
+        if self.num_beams > 1 and self.do_sample:
+            yield Problem("num_beams", "a beam search draws nothing", "set do_sample to false", ("do_sample",))
         places = self.prompt_template.count("{}")
         if places != 1:
             yield Problem("prompt_template", f"has {places} places {{}} for the question", "write exactly one {}")
