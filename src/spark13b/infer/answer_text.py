@@ -10,7 +10,8 @@ from spark13b.data.stream_decoder import StreamDecoder
 class AnswerText:
     """Text of an answer whose tokens come one by one.
 
-    Text that may still become a stop string is held back, so what was handed out never has to be taken back.
+    Text that may still become a stop string is held back, so what was handed out never has to be taken back. Where the
+    text is not watched yet (below `min_new_tokens`), nothing is held back, and no stop string begins there.
     """
 
     def __init__(self, decoder: StreamDecoder, stops: Sequence[str] = ()) -> None:
@@ -18,22 +19,25 @@ class AnswerText:
         self._held = ""
         self.stopped = False  # a stop string was found; nothing comes any more
 
-    def push(self, token: int) -> str:
-        """The text that `token` decides."""
-        return self._take(self._decoder.push(token))
+    def push(self, token: int, watched: bool = True) -> str:
+        """The text that `token` decides. Unless `watched`, a stop string that ends with it does not stop the answer."""
+        return self._take(self._decoder.push(token), watched)
 
     def finish(self) -> str:
         """The rest: what was held back."""
-        text = self._take(self._decoder.finish())
+        text = self._take(self._decoder.finish(), watched=True)
         if self.stopped:
             return text
         rest, self._held = text + self._held, ""
         return rest
 
-    def _take(self, text: str) -> str:
+    def _take(self, text: str, watched: bool) -> str:
         if self.stopped:
             return ""
         self._held += text
+        if not watched:
+            decided, self._held = self._held, ""
+            return decided
         found = [place for place in map(self._held.find, self._stops) if place >= 0]
         if found:
             decided, self._held, self.stopped = self._held[: min(found)], "", True

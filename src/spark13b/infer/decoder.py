@@ -1,92 +1,171 @@
-"""Prefill and decode: the compiled graphs that turn tokens into the next token's logits."""
+"""Prefill and decode: the compiled graphs that turn tokens into the next token's logits, and the seats they work on.
+
+A seat is the cache of one text. Seat 0 is where prompts are read, part by part; a text that is alone stays there.
+Seats 1 and up stand in batches of `BATCH`, whose texts grow together in one graph call. A text moves between seats by
+a copy of its cache.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
 
 from spark13b.model.buckets import bucket
-from spark13b.model.causal_lm import SparkForCausalLM
-from spark13b.model.kv_cache import KVCache
+from spark13b.model.causal_lm import SparkForCausalLM, WholeLogits
+from spark13b.model.device import device
+from spark13b.model.kv_cache import KVCache, part_bias, slot_sources
+
+# oneDNN multiplies 2 to 8 rows with the same kernel: each row's numbers are the same to the last bit, whatever the
+# others are. One row, or 16, are other kernels, and no faster than 2, or than twice 8 (benchmarks/infer.py).
+BATCH = 8
+MIN_ROWS = 2
+READING = 0  # the seat where prompts are read
 
 
 class Decoder:
-    """Feeds `batch` sequences of a model; their caches live here. Graphs are compiled once a shape bucket.
+    """Rings of `slots` slots for seat 0 and `seats` more, and the graphs that work on them.
 
-    A decoder serves one set of texts at a time: `prefill` begins anew.
+    `slots` bounds the tokens of a text, prompt and answer, unless it is the whole window (`config.cache_slots`).
     """
 
-    def __init__(self, model: SparkForCausalLM, batch: int = 1) -> None:
-        self.config = model.config
-        self._model = model.transformer
-        self._batch = batch
-        self._graphs: dict[int, tuple[_Prefill, _Step]] = {}  # by slots of the cache
-        self._lengths = np.zeros(batch, np.int32)
-        self._total = 0
-        self._step: _Step | None = None
+    def __init__(self, model: SparkForCausalLM, slots: int, seats: int = 0, chunk: int = 512) -> None:
+        self.config, self.slots, self.seats, self.chunk = model.config, slots, seats, chunk
+        self._model = model
+        self._rings: dict[int, KVCache] = {}  # seat 0's, and from 1 on those of the batches
+        self._reads: dict[tuple[int, bool], _Read] = {}
+        self._steps: dict[int, _Step] = {}
+        self._copies: dict[tuple[int, int], _Copy] = {}
 
-    def prefill(self, prompts: Sequence[Sequence[int]], total: int) -> np.ndarray:
-        """Read the prompts, one a sequence, each of 1 to `total` tokens -> logits (B, V) float32 after each.
+    def read(self, ids: Sequence[int], start: int) -> np.ndarray:
+        """Read a part of a prompt, at most `chunk` tokens at position `start` -> logits (V,) float32 after it.
 
-        `total` is the most tokens, prompt and answer, that any of these texts will have: the caches need no more slots.
-        Raises ValueError when it exceeds the context.
+        `start` 0 begins a new text in seat 0; other parts go on where the last one ended.
         """
-        lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-        if len(lengths) != self._batch or lengths.min() < 1 or lengths.max() > total:
-            raise ValueError(f"prefill wants {self._batch} prompts of 1 to {total} tokens, got {lengths.tolist()}")
-        if total > self.config.seq_length:
-            raise ValueError(f"{total} tokens are more than the context of {self.config.seq_length}")
-        slots = bucket(min(total, self.config.cache_slots), self.config.cache_slots)
-        if slots not in self._graphs:
-            cache = KVCache(self.config, self._batch, slots)
-            self._graphs[slots] = (_Prefill(self._model, cache), _Step(self._model, cache))
-        prefill, self._step = self._graphs[slots]
-        ids = np.zeros((self._batch, bucket(int(lengths.max()), self.config.seq_length)), np.int32)
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[: len(prompt)] = prompt
-        self._lengths, self._total = lengths, total
-        return prefill(Tensor(ids), Tensor(lengths)).asnumpy()
+        count = len(ids)
+        if not 1 <= count <= self.chunk or start + count > self._room:
+            raise ValueError(f"{count} tokens at {start}: there is room for {self.chunk} at once, {self._room} in all")
+        size = bucket(count, self.chunk)
+        begins = start == 0
+        if (size, begins) not in self._reads:
+            self._reads[size, begins] = _Read(self._model, self._ring(READING))
+        padded = np.zeros(size, np.int32)
+        padded[:count] = ids
+        places = np.minimum(np.arange(start, start + size), self.config.seq_length - 1).astype(np.int32)
+        source = slot_sources(start, start + count, self.slots, held=0 if begins else self.slots)
+        inputs = [padded, places, np.array([count - 1], np.int32), source]
+        if not begins:
+            inputs.append(part_bias(start, size, self.slots, self.config.sparse_local_size))
+        return self._reads[size, begins](*map(Tensor, inputs)).asnumpy()[0]
 
-    def step(self, tokens: Sequence[int]) -> np.ndarray:
-        """Append one token to each sequence -> logits (B, V) float32 after it. Raises ValueError beyond `total`."""
-        assert self._step is not None, "prefill comes first"
-        if self._lengths.max() >= self._total:
-            raise ValueError(f"prefill was told of {self._total} tokens at most, the caches hold no more")
-        logits = self._step(Tensor(np.asarray(tokens, np.int32)), Tensor(self._lengths)).asnumpy()
-        self._lengths = self._lengths + np.int32(1)
+    def step(self, seats: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> np.ndarray:
+        """Append a token to the text of each seat, at its position -> logits (len(seats), V) float32 after each."""
+        if max(positions) >= self._room:
+            raise ValueError(f"position {max(positions)}: there is room for {self._room} tokens")
+        logits = np.empty((len(seats), self.config.vocab_size), np.float32)
+        batches: dict[int, list[int]] = {}
+        for index, seat in enumerate(seats):
+            batches.setdefault(self._batch_of(seat), []).append(index)
+        for batch, indices in batches.items():
+            places = [self._place_of(seats[index]) for index in indices]
+            found = self._grow(batch, places, [tokens[i] for i in indices], [positions[i] for i in indices])
+            logits[indices] = found[places]
         return logits
 
+    def copy(self, source: int, target: int) -> None:
+        """Let seat `target` hold what seat `source` holds."""
+        key = self._batch_of(source), self._batch_of(target)
+        if key not in self._copies:
+            self._copies[key] = _Copy(self._ring(key[0]), self._ring(key[1]))
+        seats = [np.array([self._place_of(seat)], np.int32) for seat in (source, target)]
+        self._copies[key](*map(Tensor, seats))
 
-class _Prefill(nn.Cell):
-    """ids (B, T), lengths (B,) -> logits (B, V) of each text's last token; fills the cache."""
+    @property
+    def _room(self) -> int:
+        """Tokens that a text may have."""
+        return self.config.seq_length if self.slots == self.config.cache_slots else self.slots
 
-    def __init__(self, model: Any, cache: KVCache) -> None:
+    def _grow(self, batch: int, places: list[int], tokens: list[int], positions: list[int]) -> np.ndarray:
+        """One step of a whole batch -> logits (N, V). Seats without a text write where nothing is read."""
+        ring = self._ring(batch)
+        count = max(ring.batch, _min_rows())
+        ids, where = np.zeros(count, np.int32), np.zeros(count, np.int32)
+        ids[places], where[places] = tokens, positions
+        seats = np.minimum(np.arange(count), ring.batch - 1)
+        ids, where = ids[seats], where[seats]  # rows beyond the batch are the last one's again
+        if batch not in self._steps:
+            self._steps[batch] = _Step(self._model, ring)
+        return self._steps[batch](*map(Tensor, (ids, where, ring.rows(seats, where)))).asnumpy()
+
+    def _ring(self, batch: int) -> KVCache:
+        if batch not in self._rings:
+            size = min(BATCH, self.seats - (batch - 1) * BATCH) if batch else 1
+            self._rings[batch] = KVCache(self.config, size, self.slots, self._model.setup.mesh)
+        return self._rings[batch]
+
+    @staticmethod
+    def _batch_of(seat: int) -> int:
+        return 0 if seat == READING else (seat - 1) // BATCH + 1
+
+    @staticmethod
+    def _place_of(seat: int) -> int:
+        return 0 if seat == READING else (seat - 1) % BATCH
+
+
+def _min_rows() -> int:
+    return MIN_ROWS if device() == "cpu" else 1
+
+
+class _Graph(nn.Cell):
+    """A graph of one shape. With this phase MindSpore runs it at once when it is compiled: otherwise each call tells
+    every cell of the model about the phase and forms a key of the arguments, 0.3 ms a layer."""
+
+    def __init__(self) -> None:
         super().__init__(auto_prefix=False)
-        self.model, self.cache = model, cache
+        self.phase = "increment"
 
-    def construct(self, ids: Any, lengths: Any) -> Any:
-        batch, tokens = ids.shape
+
+class _Read(_Graph):
+    """A part of a text: ids, places (T,), the last token's index (1,), slot sources (S,), mask -> logits (1, V)."""
+
+    def __init__(self, model: SparkForCausalLM, ring: KVCache) -> None:
+        super().__init__()
+        self.model, self.ring = model.transformer, ring
+        self.logits = WholeLogits(model.transformer, model.setup.mesh)
+
+    def construct(self, ids: Any, places: Any, last: Any, source: Any, mask: Any = None) -> Any:
         table = self.model.table()
-        hidden, keys, values = self.model(ids)
-        for layer in range(len(keys)):
-            self.cache.fill(layer, keys[layer], values[layer], lengths)
-        last = ops.arange(batch).astype(mindspore.int32) * tokens + lengths - 1
-        return self.model.logits(ops.gather(hidden.reshape((batch * tokens, -1)), last, 0), table)
+        hidden = self.model.read(ids, places, last, (self.ring.keys, self.ring.values), source, mask)
+        return self.logits(hidden, table)
 
 
-class _Step(nn.Cell):
-    """ids (B,), positions (B,) -> logits (B, V); writes one slot of each ring."""
+class _Step(_Graph):
+    """ids, positions (N,), rows of the rings (N*H,) -> logits (N, V)"""
 
-    def __init__(self, model: Any, cache: KVCache) -> None:
-        super().__init__(auto_prefix=False)
-        self.model, self.cache = model, cache
+    def __init__(self, model: SparkForCausalLM, ring: KVCache) -> None:
+        super().__init__()
+        self.model, self.ring = model.transformer, ring
+        self.logits = WholeLogits(model.transformer, model.setup.mesh)
 
-    def construct(self, ids: Any, positions: Any) -> Any:
+    def construct(self, ids: Any, positions: Any, rows: Any) -> Any:
         table = self.model.table()
-        rows, mask = self.cache.rows(positions), self.cache.mask(positions)
-        hidden = self.model.decode(ids, positions, self.cache.keys, self.cache.values, rows, mask)
-        return self.model.logits(hidden, table)
+        own = positions if ids.shape[0] == self.ring.batch else positions[: self.ring.batch]
+        rings = (self.ring.keys, self.ring.values)
+        return self.logits(self.model.decode(ids, positions, *rings, rows, self.ring.mask(own)), table)
+
+
+class _Copy(_Graph):
+    """Two seats (1,), of one cache or of two: the second one's rings become like the first one's."""
+
+    def __init__(self, source: KVCache, target: KVCache) -> None:
+        super().__init__()
+        self.source, self.target = source, target
+
+    def construct(self, source: Any, target: Any) -> Any:
+        take, put = self.source.seat_rows(source), self.target.seat_rows(target)
+        for layer in range(len(self.source.keys)):
+            ops.scatter_update(self.target.keys[layer], put, ops.gather(self.source.keys[layer], take, 0))
+            ops.scatter_update(self.target.values[layer], put, ops.gather(self.source.values[layer], take, 0))
+        return put

@@ -1,29 +1,55 @@
-"""The engine under every front end: many answers at once from one model."""
+"""The engine under every front end: many answers at once from one model.
+
+A step reads what there is room for of the waiting prompts, at most `chunk` tokens, and lets every running answer grow
+by a token. Texts of similar length share a `Decoder`, so that a short one does not pay for the cache of a long one, and
+so that an answer's numbers depend on its own request alone.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError
-from spark13b.infer.answer_text import AnswerText
 from spark13b.infer.decoder import Decoder
-from spark13b.infer.requests import FinishReason, Generation, Piece, Request, Token
-from spark13b.infer.sampling import Sampler
+from spark13b.infer.requests import Generation, Piece, Request
+from spark13b.infer.running import Beams, Single, finish
+from spark13b.infer.seating import Seating
 from spark13b.model.causal_lm import SparkForCausalLM
+from spark13b.model.device import device
+
+_SMALLEST, _GROWTH = 256, 4  # slots of the caches on a CPU: 256, 1024, 4096, ... up to those of the whole context
 
 
-class _Run:
-    """A running answer: its decoder, its choices, its text."""
+@dataclass
+class Pace:
+    """What the engine did and how long it took, in tokens and seconds; graphs that were compiled are in it."""
 
-    def __init__(self, generation: Generation, decoder: Decoder, tokenizer: SparkTokenizer, total: int) -> None:
-        self.generation, self.decoder, self.total = generation, decoder, total
-        self.sampler = Sampler(generation.request.options)
-        self.text = AnswerText(tokenizer.stream(), generation.request.options.stop)
-        self.logits: np.ndarray | None = None
+    prompt_tokens: int = 0
+    prompt_seconds: float = 0.0
+    new_tokens: int = 0
+    step_seconds: float = 0.0
+
+
+@dataclass
+class _Reading:
+    """A prompt that is being read."""
+
+    generation: Generation
+    seating: Seating
+    done: int = 0  # tokens of it
+
+
+@dataclass
+class _Room:
+    """The texts that share a decoder."""
+
+    seating: Seating
+    running: list[Single | Beams] = field(default_factory=list)
 
 
 class Engine:
@@ -33,13 +59,28 @@ class Engine:
     while engine.busy:
         for piece in engine.step():
             ...
+
+    `context` bounds a text, prompt and answer, where it is to be shorter than the model's. Without a tokenizer answers
+    have no text, stop strings do nothing, and `end_id` ends an answer.
     """
 
-    def __init__(self, model: SparkForCausalLM, tokenizer: SparkTokenizer, seats: int = 8) -> None:
-        self.model, self.tokenizer, self.seats = model, tokenizer, seats
+    def __init__(
+        self,
+        model: SparkForCausalLM,
+        tokenizer: SparkTokenizer | None = None,
+        seats: int = 8,
+        *,
+        context: int | None = None,
+        chunk: int = 512,
+        end_id: int | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.seats, self.chunk = model, tokenizer, seats, chunk
+        self.context = min(context or model.config.seq_length, model.config.seq_length)
+        self.end_id = tokenizer.end_id if tokenizer is not None else end_id
+        self.pace = Pace()
         self._waiting: deque[Generation] = deque()
-        self._running: list[_Run] = []
-        self._idle: list[Decoder] = []
+        self._reading: _Reading | None = None
+        self._rooms: dict[int, _Room] = {}  # by the slots of their caches
         self._numbers = 0
 
     @property
@@ -50,21 +91,21 @@ class Engine:
     @property
     def running(self) -> int:
         """Answers that have a seat."""
-        return len(self._running)
+        return sum(len(room.running) for room in self._rooms.values()) + (self._reading is not None)
 
     @property
     def busy(self) -> bool:
         """Whether a step has something to do."""
-        return bool(self._waiting or self._running)
+        return bool(self._waiting or self.running)
 
     def check(self, request: Request) -> None:
         """Raise InputError for a prompt that is empty, leaves no room in the context, or has unknown ids."""
-        context, vocabulary = self.model.config.seq_length, self.model.config.vocab_size
+        vocabulary = self.model.config.vocab_size
         if not request.prompt:
             raise InputError("the prompt is empty", fix="give at least one token")
-        if len(request.prompt) >= context:
+        if len(request.prompt) >= self.context:
             raise InputError(
-                f"the prompt has {len(request.prompt)} tokens, the context holds {context} with the answer",
+                f"the prompt has {len(request.prompt)} tokens, the context holds {self.context} with the answer",
                 fix="shorten the prompt, or raise model.seq_length",
             )
         wrong = next((token for token in request.prompt if not 0 <= token < vocabulary), None)
@@ -72,6 +113,12 @@ class Engine:
             raise InputError(
                 f"token id {wrong} is outside the model's vocabulary of {vocabulary}",
                 fix="use the tokenizer that the model was trained with",
+            )
+        if request.options.num_beams > max(self.seats, 1):
+            raise InputError(
+                f"{request.options.num_beams} beams need as many seats, there are {self.seats}",
+                where="generation.num_beams",
+                fix="choose fewer beams or more seats",
             )
 
     def add(self, request: Request) -> Generation:
@@ -83,51 +130,117 @@ class Engine:
         return generation
 
     def cancel(self, generation: Generation) -> None:
-        """End an answer with what there is; its seat is free at once. Does nothing when it has ended already."""
+        """End an answer with what there is; its seats are free at once. Does nothing when it has ended already."""
+        if generation.done:
+            return
         if generation in self._waiting:
             self._waiting.remove(generation)
-            self._end(generation, "cancelled")
-        for run in [run for run in self._running if run.generation is generation]:
-            self._leave(run, "cancelled")
+        if self._reading is not None and self._reading.generation is generation:
+            self._reading = None
+        for room in self._rooms.values():
+            for run in [run for run in room.running if run.generation is generation]:
+                run.end("cancelled")
+                self._leave(room, run)
+        if not generation.done:
+            finish(generation, "cancelled")
 
     def step(self) -> list[Piece]:
-        """Let every running answer grow by a token (or read a part of its prompt); what they have grown by."""
-        while self._waiting and len(self._running) < self.seats:
-            generation = self._waiting.popleft()
-            request = generation.request
-            total = min(len(request.prompt) + request.options.max_new_tokens, self.model.config.seq_length)
-            decoder = self._idle.pop() if self._idle else Decoder(self.model)
-            run = _Run(generation, decoder, self.tokenizer, total)
-            run.logits = decoder.prefill([list(request.prompt)], total)[0]
-            self._running.append(run)
-        return [self._grow(run) for run in list(self._running)]
+        """Read some of the waiting prompts and let every running answer grow by a token; what they have grown by."""
+        pieces = self._read()
+        for room in self._rooms.values():
+            if room.running:
+                pieces += self._grow(room)
+        return pieces
 
-    def _grow(self, run: _Run) -> Piece:
-        generation = run.generation
-        assert run.logits is not None
-        chosen = run.sampler.choose(run.logits)
-        generation.first_token_at = generation.first_token_at or time.monotonic()
-        before = len(generation.text)
-        if chosen == self.tokenizer.end_id:
-            self._leave(run, "stop")
-            return Piece(generation, generation.text[before:], ())
-        token = Token(chosen)
-        generation.tokens.append(token)
-        generation.text += run.text.push(chosen)
-        if run.text.stopped:
-            self._leave(run, "stop")
-        elif len(generation.request.prompt) + len(generation.tokens) >= run.total:
-            self._leave(run, "length")
-        else:
-            run.logits = run.decoder.step([chosen])[0]
-        return Piece(generation, generation.text[before:], (token,))
+    def _read(self) -> list[Piece]:
+        """Read up to `chunk` tokens of prompts -> the first tokens of those that were read to their end."""
+        pieces: list[Piece] = []
+        budget = self.chunk
+        while budget > 0 and (self._reading or self._admit()):
+            reading = self._reading
+            assert reading is not None
+            prompt = reading.generation.request.prompt
+            part = list(prompt[reading.done : reading.done + self.chunk])
+            began = time.monotonic()
+            logits = reading.seating.decoder.read(part, reading.done)
+            self.pace.prompt_tokens += len(part)
+            self.pace.prompt_seconds += time.monotonic() - began
+            reading.done += len(part)
+            budget -= len(part)
+            if reading.done == len(prompt):
+                self._reading = None
+                pieces += self._begin(reading, logits)
+        return pieces
 
-    def _leave(self, run: _Run, reason: FinishReason) -> None:
-        self._running.remove(run)
-        self._idle.append(run.decoder)
-        run.generation.text += run.text.finish()
-        self._end(run.generation, reason)
+    def _admit(self) -> bool:
+        """Let the next prompt come to the reading seat, if there are seats for it."""
+        if not self._waiting:
+            return False
+        request = self._waiting[0].request
+        taken = sum(run.seats for room in self._rooms.values() for run in room.running)
+        if taken + request.options.num_beams > max(self.seats, 1):
+            return False
+        seating = self._room_for(self._total(request)).seating
+        seating.clear_reading()
+        self._reading = _Reading(self._waiting.popleft(), seating)
+        return True
 
-    @staticmethod
-    def _end(generation: Generation, reason: FinishReason) -> None:
-        generation.finish_reason, generation.finished_at = reason, time.monotonic()
+    def _begin(self, reading: _Reading, logits: np.ndarray) -> list[Piece]:
+        """Seat the answer whose prompt was read, and choose its first token."""
+        generation, seating = reading.generation, reading.seating
+        room = next(room for room in self._rooms.values() if room.seating is seating)
+        total = self._total(generation.request)
+        make = Beams if generation.request.options.num_beams > 1 else Single
+        run = make(generation, seating, total, self.tokenizer, self.end_id)
+        run.come(alone=not self._waiting)
+        room.running.append(run)
+        generation.first_token_at = time.monotonic()
+        piece = run.take(logits[None])
+        if generation.done:
+            self._leave(room, run)
+        return [piece]
+
+    def _grow(self, room: _Room) -> list[Piece]:
+        if not self._waiting and self._reading is None:
+            room.seating.gather()
+        fed = [run.next() for run in room.running]
+        seats, tokens, positions = zip(*(feed for feeds in fed for feed in feeds), strict=True)
+        began = time.monotonic()
+        logits = room.seating.decoder.step(seats, tokens, positions)
+        self.pace.step_seconds += time.monotonic() - began
+        self.pace.new_tokens += len(seats)
+        pieces, first = [], 0
+        for run, feeds in zip(list(room.running), fed, strict=True):
+            pieces.append(run.take(logits[first : first + len(feeds)]))
+            first += len(feeds)
+            if run.generation.done:
+                self._leave(room, run)
+        return pieces
+
+    def _leave(self, room: _Room, run: Single | Beams) -> None:
+        run.leave()
+        room.running.remove(run)
+
+    def _total(self, request: Request) -> int:
+        """The most tokens that a text can have."""
+        return min(len(request.prompt) + request.options.max_new_tokens, self.context)
+
+    def _room_for(self, total: int) -> _Room:
+        slots = self._slots(total)
+        if slots not in self._rooms:
+            seats = self.seats if self.seats > 1 else 0
+            self._rooms[slots] = _Room(Seating(Decoder(self.model, slots, seats, self.chunk)))
+        return self._rooms[slots]
+
+    def _slots(self, total: int) -> int:
+        """Slots of the cache for a text of `total` tokens: one of few sizes, since graphs are compiled for each.
+
+        An NPU's memory is read so fast, and graphs are compiled so slowly, that one size serves all there.
+        """
+        most = min(self.context, self.model.config.cache_slots)
+        if device() != "cpu":
+            return most
+        slots = _SMALLEST
+        while slots < total:
+            slots *= _GROWTH
+        return min(slots, most)

@@ -136,19 +136,29 @@ class SparkForCausalLM(nn.Cell):
         return ids.astype(np.int32)
 
 
-class _Logits(nn.Cell):
+class WholeLogits(nn.Cell):
+    """Hidden states (N, C) and the table -> logits (N, V) float32 over the whole vocabulary, in every process."""
+
     def __init__(self, model: SparkModel, mesh: Mesh) -> None:
         super().__init__(auto_prefix=False)
         self.model = model
         self.divided = mesh.model.size > 1
         self.gather = all_gather(mesh.model)
 
+    def construct(self, hidden: Any, table: Any) -> Any:
+        logits = self.model.logits(hidden, table)
+        return self.gather(logits.transpose()).transpose() if self.divided else logits
+
+
+class _Logits(nn.Cell):
+    def __init__(self, model: SparkModel, mesh: Mesh) -> None:
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.whole = WholeLogits(model, mesh)
+
     def construct(self, ids: Any) -> Any:
         hidden, _, _ = self.model(ids)
-        logits = self.model.logits(hidden, self.model.table())
-        if self.divided:  # over the vocabulary
-            logits = self.gather(logits.transpose()).transpose()
-        return logits.reshape((*ids.shape, -1))
+        return self.whole(hidden, self.model.table()).reshape((*ids.shape, -1))
 
 
 def _pad(array: np.ndarray, tokens: int) -> np.ndarray:

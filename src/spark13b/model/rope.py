@@ -37,6 +37,7 @@ class Rotate(nn.Cell):
         self.half = config.head_size // 2
         swap = np.roll(np.eye(config.head_size), self.half, axis=0)
         self.swap = Tensor(swap, dtype(config.compute_type))
+        self.unit = Tensor(np.eye(config.head_size), dtype(config.compute_type))
         self.matmul = ops.MatMul()
 
     def construct(self, z: Any, cos: Any, sin: Any) -> Any:
@@ -45,3 +46,8 @@ class Rotate(nn.Cell):
         else:
             swapped = ops.concat((z[..., self.half :], z[..., : self.half]), -1)
         return z * cos + swapped * sin
+
+    def matrices(self, cos: Any, sin: Any) -> Any:
+        """cos, sin (N, D) -> (N, D, D): z R is the rotation of z by one product, for few positions and many heads."""
+        diagonal = self.unit * cos.reshape((cos.shape[0], 1, cos.shape[1]))
+        return diagonal + self.swap * sin.reshape((sin.shape[0], 1, sin.shape[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from spark13b.model.attention.attend import Attend
 from spark13b.model.collectives import entrance, exit_of, join_rows, take_rows
 from spark13b.model.device import dtype
 from spark13b.model.dropout import Dropout
-from spark13b.model.kv_cache import attend_to_cache
+from spark13b.model.kv_cache import attend_to_cache, attend_to_past, ring_after
 from spark13b.model.layers import GatedMlp, LayerNorm, Linear, VocabEmbedding
 from spark13b.model.mesh import ALONE, Mesh
 from spark13b.model.rope import Rotate, rope_table
@@ -56,6 +57,7 @@ class SelfAttention(nn.Cell):
         self.v_proj = Linear(config.hidden_size, width, config, adapters("v_proj"))
         self.out_proj = Linear(width, config.hidden_size, config, adapters("out_proj"), summand=mesh)
         self.attend, self.rotate = attend, Rotate(config)
+        self.turn = ops.BatchMatMul()
 
     def construct(self, h: Any, batch: int, cos: Any, sin: Any, mask: Any, key: Any = None) -> tuple[Any, Any, Any]:
         """h (N, C), rows of `batch` texts -> (N, C) and the rotated keys and the values, (B, H, T, D), for a cache."""
@@ -66,14 +68,48 @@ class SelfAttention(nn.Cell):
         out = self.attend(q, k, v, mask).transpose(0, 2, 1, 3).reshape((h.shape[0], self.heads * self.head_size))
         return self.leave(self.out_proj(out, key)), k, v
 
-    def decode(self, h: Any, cos: Any, sin: Any, keys: Any, values: Any, rows: Any, mask: Any) -> Any:
-        """One token a sequence: h (B, C) -> (B, C). Writes its key and value into the cache first."""
-        shape = (h.shape[0] * self.heads, self.head_size)
+    def decode(self, h: Any, turns: tuple[Any, Any], keys: Any, values: Any, rows: Any, mask: Any) -> Any:
+        """One token a row: h (N, C) -> (N, C). Writes its keys and values into the cache first.
+
+        `turns`: the rotations of queries, scaled, and of keys, (N, D, D). N may exceed the cache's sequences, see
+        `SparkModel.decode`.
+        """
+        count, sequences = h.shape[0], mask.shape[0] // self.heads
+        split, flat = (count, self.heads, self.head_size), (count * self.heads, self.head_size)
         h = self.enter(h)
-        q = self.rotate(self.q_proj(h).reshape(shape), cos, sin)
-        k = self.rotate(self.k_proj(h).reshape(shape), cos, sin)
-        out = attend_to_cache(q, k, self.v_proj(h).reshape(shape), keys, values, rows, mask)
-        return self.leave(self.out_proj(out.reshape((h.shape[0], self.heads * self.head_size))))
+        q = self.turn(self.q_proj(h).reshape(split), turns[0])
+        k = self.turn(self.k_proj(h).reshape(split), turns[1]).reshape(flat)
+        v = self.v_proj(h).reshape(flat)
+        if sequences < count:
+            q = q[:sequences]
+        out = attend_to_cache(q.reshape((sequences * self.heads, self.head_size)), k, v, keys, values, rows, mask)
+        out = out.reshape((sequences, self.heads * self.head_size))
+        if sequences < count:
+            out = ops.tile(out, (count, 1))
+        return self.leave(self.out_proj(out))
+
+    def read(self, h: Any, cos: Any, sin: Any, mask: Any, past: Any) -> tuple[Any, Any, Any]:
+        """A part of one text: h (T, C) -> (T, C) and the keys and values, (H, S+T, D), S being the ring's slots or 0.
+
+        `past`: the rings of this layer's keys and values where something was read before, else None.
+        """
+        h = self.enter(h)
+        q, k = self._rotated(self.q_proj(h), cos, sin), self._rotated(self.k_proj(h), cos, sin)
+        v = self._heads_first(self.v_proj(h))
+        if past is None:
+            one = (1, *q.shape)
+            out = self.attend(q.reshape(one), k.reshape(one), v.reshape(one), mask).reshape(q.shape)
+        else:
+            out, k, v = attend_to_past(q, k, v, past, mask)
+        out = out.transpose(1, 0, 2).reshape((h.shape[0], self.heads * self.head_size))
+        return self.leave(self.out_proj(out)), k, v
+
+    def _rotated(self, x: Any, cos: Any, sin: Any) -> Any:
+        return self.rotate(self._heads_first(x), cos, sin)
+
+    def _heads_first(self, x: Any) -> Any:
+        """(T, H*D) -> (H, T, D)"""
+        return x.reshape((x.shape[0], self.heads, self.head_size)).transpose(1, 0, 2)
 
     def _heads(self, x: Any, batch: int) -> Any:
         """(N, H*D) -> (B, H, T, D)"""
@@ -112,10 +148,16 @@ class Block(nn.Cell):
         x = x + out
         return self.take(x) if self.sliced else x, keys, values
 
-    def decode(self, x: Any, cos: Any, sin: Any, keys: Any, values: Any, rows: Any, mask: Any) -> Any:
-        """x (B, C), one token a sequence -> (B, C)"""
-        x = x + self.attention.decode(self.layer_norm(x), cos, sin, keys, values, rows, mask)
+    def decode(self, x: Any, turns: tuple[Any, Any], keys: Any, values: Any, rows: Any, mask: Any) -> Any:
+        """x (N, C), one token a row -> (N, C)"""
+        x = x + self.attention.decode(self.layer_norm(x), turns, keys, values, rows, mask)
         return x + self.mlp(self.final_layer_norm(x))
+
+    def read(self, x: Any, cos: Any, sin: Any, mask: Any, past: Any) -> tuple[Any, Any, Any]:
+        """A part of one text: x (T, C) -> (T, C), keys and values as of `SelfAttention.read`"""
+        out, keys, values = self.attention.read(self.layer_norm(x), cos, sin, mask, past)
+        x = x + out
+        return x + self.mlp(self.final_layer_norm(x)), keys, values
 
 
 class Decoder(nn.Cell):
@@ -133,6 +175,7 @@ class Decoder(nn.Cell):
         if self.sliced:
             self.join, self.take = join_rows(setup.mesh.model), take_rows(setup.mesh.model)
         cos, sin = rope_table(config)
+        self.rotate = Rotate(config)
         self.cos, self.sin = Tensor(cos, dtype(config.compute_type)), Tensor(sin, dtype(config.compute_type))
 
     def construct(self, x: Any, batch: int, tokens: int, zero: Any, key: Any) -> tuple[Any, list[Any], list[Any]]:
@@ -163,12 +206,28 @@ class Decoder(nn.Cell):
         return cos, sin, self.attend.mask(zero, batch, self.heads, tokens)
 
     def decode(self, x: Any, positions: Any, all_keys: Any, all_values: Any, rows: Any, mask: Any) -> Any:
-        """x (B, C), one token a sequence at `positions` (B,) -> (B, C) normed. Updates the caches in place."""
-        cos = ops.repeat_interleave(ops.gather(self.cos, positions, 0), self.heads, 0)
-        sin = ops.repeat_interleave(ops.gather(self.sin, positions, 0), self.heads, 0)
+        """x (N, C), one token a row at `positions` (N,) -> (N, C) normed. Updates the caches in place."""
+        cos, sin = ops.gather(self.cos, positions, 0), ops.gather(self.sin, positions, 0)
+        scale = 1.0 / math.sqrt(cos.shape[1])  # of the scores: with the rotation of the queries it costs nothing
+        turns = (self.rotate.matrices(cos * scale, sin * scale), self.rotate.matrices(cos, sin))
         for index, block in enumerate(self.layers):
-            x = block.decode(x, cos, sin, all_keys[index], all_values[index], rows, mask)
+            x = block.decode(x, turns, all_keys[index], all_values[index], rows, mask)
         return self.layernorm(x)
+
+    def read(self, x: Any, places: Any, mask: Any, all_keys: Any, all_values: Any, source: Any, begins: bool) -> Any:
+        """A part of one text: x (T, C) at `places` (T,) -> (T, C) before the last norm. Fills the rings of one seat.
+
+        `source` as of `ring_after`; where the text `begins` nothing lies in the rings, and `mask` is the backend's.
+        """
+        cos, sin = ops.gather(self.cos, places, 0), ops.gather(self.sin, places, 0)
+        if self.heads * cos.size <= _EXPAND_ROPE:
+            cos, sin = ops.tile(cos, (self.heads, 1, 1)), ops.tile(sin, (self.heads, 1, 1))
+        for index, block in enumerate(self.layers):
+            past = None if begins else (all_keys[index], all_values[index])
+            x, keys, values = block.read(x, cos, sin, mask, past)
+            ring_after(all_keys[index], keys, source)
+            ring_after(all_values[index], values, source)
+        return x
 
 
 class SparkModel(nn.Cell):
@@ -205,8 +264,27 @@ class SparkModel(nn.Cell):
         return ops.minimum(ids[0, 0], 0)
 
     def decode(self, ids: Any, positions: Any, all_keys: Any, all_values: Any, rows: Any, mask: Any) -> Any:
-        """ids (B,), positions (B,) -> hidden states (B, C)"""
+        """The next tokens of texts: ids, positions (N,) -> hidden states (N, C).
+
+        `rows` (N*H,) and `mask` (B*H, 1, slots) as of `KVCache`. With one text, N may be 2 for speed: the same twice.
+        """
         return self.transformer.decode(self.embedding(ids), positions, all_keys, all_values, rows, mask)
+
+    def read(self, ids: Any, places: Any, last: Any, rings: Any, source: Any, mask: Any = None) -> Any:
+        """A part of one text: ids (T,) at `places` (T,) -> hidden states (1, C) of token `last`, an index (1,).
+
+        Fills `rings`, all layers' keys and values of one seat. `mask` (T, S+T), see `part_bias`: where the part is not
+        the first.
+        """
+        keys, values = rings
+        begins = mask is None
+        if begins:
+            heads, tokens = self.transformer.heads, ids.shape[0]
+            mask = self.transformer.attend.mask(ops.minimum(ids[0], 0), 1, heads, tokens)
+        else:
+            mask = ops.tile(mask, (self.transformer.heads, 1, 1))  # equal shapes are added three times as fast
+        x = self.transformer.read(self.embedding(ids), places, mask, keys, values, source, begins)
+        return self.transformer.layernorm(ops.gather(x, last, 0))
 
     def table(self) -> Any:
         """The embedding (V, C) as `logits` needs it.
