@@ -38,7 +38,9 @@ class RunFolder:
 
     @property
     def tokenizer(self) -> Path:
-        return self.path / "tokenizer"
+        """A folder of its own, or this one: 'spark13b export --format safetensors' puts it where other tools look."""
+        own = self.path / "tokenizer"
+        return self.path if (self.path / "tokenizer.model").is_file() and not own.exists() else own
 
     @property
     def metrics(self) -> Path:

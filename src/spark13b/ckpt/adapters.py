@@ -22,6 +22,7 @@ from spark13b.ckpt.dtypes import BFLOAT16, Array, as_bytes, canonical
 from spark13b.ckpt.inspecting import guessed_config
 from spark13b.ckpt.opening import open_checkpoint
 from spark13b.ckpt.tensors import Checkpoint, Derived, Recipe, TensorInfo
+from spark13b.ckpt.torch_names import with_own_names
 from spark13b.ckpt.writing import Written, write_checkpoint
 from spark13b.config.checked import Checked
 from spark13b.config.model import SparkConfig
@@ -115,7 +116,7 @@ class Parts:
 
     def open(self, config: SparkConfig) -> OpenParts:
         """Open them to be loaded. Raises InputError when the adapters belong to a model of another shape."""
-        base = open_checkpoint(self.base)
+        base = with_own_names(open_checkpoint(self.base))
         adapters = open_adapters(self.adapters) if self.adapters is not None else None
         if adapters is not None:
             adapters.check_base(config)

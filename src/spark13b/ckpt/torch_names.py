@@ -22,6 +22,7 @@ _NORM = {"weight": "gamma", "bias": "beta"}
 _TORCH_OF_NORM = {"gamma": "weight", "beta": "bias"}
 _TORCH_NORM = re.compile(r"norm\.(weight|bias)$")
 _MINDSPORE_NORM = re.compile(r"norm\.(gamma|beta)$")
+_TORCH_EMBEDDING = re.compile(r"(^|\.)embedding\.word_embeddings\.weight$")
 _GATED = re.compile(r"(^|\.)fc1\.(weight|bias)$")
 _FUSED = ".q_k_v_"
 _SPLIT = re.compile(r"\.([qkv])_(?=[^.]*\.(weight|bias)$)")
@@ -46,6 +47,11 @@ def from_torch(source: Checkpoint) -> Checkpoint:
                 raise InputError(what, where=source.path, fix="remove one of them")
             recipes[recipe.info.name] = recipe
     return Derived(source.path, "ckpt", recipes.values(), sources=[source], metadata=source.metadata)
+
+
+def with_own_names(source: Checkpoint) -> Checkpoint:
+    """`source` by the names that a model loads: converted as by `from_torch` when it has torch's."""
+    return from_torch(source) if any(_TORCH_EMBEDDING.search(name) for name in source) else source
 
 
 def to_torch(source: Checkpoint) -> Checkpoint:
