@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "lora": ("lora", "Model", "Train LoRA adapters beside a model that stays as it is."),
     "eval": ("eval", "Model", "Measure loss, perplexity and accuracy of a model on rows."),
     "infer": ("infer", "Model", "Answer prompts with a trained model."),
+    "export": ("export", "Model", "Write a model as MindIR graphs, or as safetensors for other tools."),
 }
 
 _EPILOG = (

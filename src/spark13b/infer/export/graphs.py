@@ -23,7 +23,7 @@ from spark13b.model.rope import rope_table
 
 
 class Prefill(nn.Cell):
-    """ids (B, T), lengths (B,) int32 -> logits (B, V) float32 after each text, and the rings: all keys, then all values.
+    """ids (B, T), lengths (B,) int32 -> logits (B, V) float32 after each text, the keys' rings, the values'.
 
     Texts shorter than T are padded on the right with whatever ids.
     """
@@ -40,7 +40,7 @@ class Prefill(nn.Cell):
     def construct(self, ids: Any, lengths: Any) -> Any:
         hidden, keys, values = self.model(ids)
         last = lengths.reshape((self.batch, 1)) - 1
-        # the last position that falls on a slot; a slot without one takes position 0 and stays hidden until it is written
+        # the last position that falls on a slot; a slot without one takes position 0, hidden until it is written
         position = ops.maximum(last - ops.floor_mod(last - self.slot, self.slots), 0)
         source = (self.first_row * self.tokens + position.reshape((self.batch, 1, self.slots))).reshape((-1,))
         rings: tuple[Any, ...] = ()
@@ -65,7 +65,9 @@ class Decode(nn.Cell):
         cos, sin = (table[: shapes.context] for table in rope_table(config))
         self.cos, self.sin = Tensor(cos, dtype(config.compute_type)), Tensor(sin, dtype(config.compute_type))
         self.slot = Tensor(np.arange(self.slots).reshape(1, -1), mindspore.int32)
-        self.first_row = Tensor(np.arange(self.batch * self.heads).reshape(self.batch, -1) * self.slots, mindspore.int32)
+        self.first_row = Tensor(
+            np.arange(self.batch * self.heads).reshape(self.batch, -1) * self.slots, mindspore.int32
+        )
         self.scores, self.mix = ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()
         self.scale = 1.0 / math.sqrt(self.width)
 

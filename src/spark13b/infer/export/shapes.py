@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from spark13b.config.model import SparkConfig
 from spark13b.errors import InputError
 
+_PROMPT_LENGTH = 128
+
 
 @dataclass(frozen=True)
 class ExportShapes:
@@ -21,13 +23,21 @@ class ExportShapes:
     slots: int
 
 
-def shapes_of(config: SparkConfig, batch_size: int, prompt_length: int, context: int | None) -> ExportShapes:
-    """The shapes for a model; `context` None is the model's. Raises InputError where they do not fit it."""
+def shapes_of(config: SparkConfig, batch_size: int, prompt_length: int | None, context: int | None) -> ExportShapes:
+    """The shapes for a model. Raises InputError where they do not fit it.
+
+    `context` None is the model's, `prompt_length` None is 128, or the context where that is less.
+    """
     longest = config.seq_length
     context = longest if context is None else context
-    for value, option in ((batch_size, "--batch-size"), (prompt_length, "--prompt-length"), (context, "--context")):
-        if value < 1:
-            raise InputError(f"{value} is too small", where=option, fix="choose 1 or more")
+    prompt_length = min(_PROMPT_LENGTH, context) if prompt_length is None else prompt_length
+    for value, least, option in (
+        (batch_size, 1, "--batch-size"),
+        (context, 2, "--context"),  # a prompt and an answer
+        (prompt_length, 1, "--prompt-length"),
+    ):
+        if value < least:
+            raise InputError(f"{value} is too small", where=option, fix=f"choose {least} or more")
     if context > longest:
         raise InputError(
             f"a context of {context:,} tokens is more than the model's {longest:,}",
@@ -38,6 +48,7 @@ def shapes_of(config: SparkConfig, batch_size: int, prompt_length: int, context:
         raise InputError(
             f"prompts of {prompt_length:,} tokens are more than the context of {context:,}",
             where="--prompt-length",
-            fix=f"choose at most {context}" + (f", or a longer --context, up to {longest}" if context < longest else ""),
+            fix=f"choose at most {context}"
+            + (f", or a longer --context, up to {longest}" if context < longest else ""),
         )
     return ExportShapes(batch_size, prompt_length, context, min(context, config.sparse_local_size))
