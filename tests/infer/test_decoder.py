@@ -1,4 +1,4 @@
-"""Prefill and decode against the full forward pass, and what a decode step costs."""
+"""Prefill and decode against the full forward pass, one seat against another, and what a decode step costs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import mindspore
 import numpy as np
 import pytest
-from mindspore import Tensor
 
 from infer.small_model import random_texts, small_model
 from model.numpy_model import NumpyModel
 from spark13b.config.model import SparkConfig
-from spark13b.infer.decoder import Decoder, _Step
+from spark13b.infer.decoder import READING, Decoder
 from spark13b.model import SparkForCausalLM
 from spark13b.model.kv_cache import KVCache
 
@@ -35,61 +33,96 @@ def windowed() -> Pair:
 
 @pytest.fixture(scope="module")
 def decoder(windowed: Pair) -> Decoder:
-    """Of two texts."""
-    return Decoder(windowed[0], batch=2)
+    """With seats for three texts beside the one that is being read; prompts are read in parts of 16 tokens at most."""
+    return Decoder(windowed[0], slots=8, seats=3, chunk=16)
+
+
+def read(decoder: Decoder, text: list[int], part: int = 16) -> np.ndarray:
+    """Read a text in parts -> logits after it."""
+    for start in range(0, len(text), part):
+        logits = decoder.read(text[start : start + part], start)
+    return logits
 
 
 def check_growth(decoder: Decoder, twin: NumpyModel, texts: list[list[int]], starts: list[int]) -> None:
-    """Prefill with the first `starts` tokens of the texts, feed the rest: each step's logits are the full pass's."""
+    """Read the first `starts` tokens of the texts, feed the rest together: all logits are the full pass's."""
     full = [twin.logits(np.array([text]))[0] for text in texts]
-    steps = min(len(text) - start for text, start in zip(texts, starts, strict=True))
-    found = decoder.prefill(
-        [text[:start] for text, start in zip(texts, starts, strict=True)], total=max(map(len, texts))
-    )
-    for step in range(steps + 1):
-        for row, start in enumerate(starts):
-            np.testing.assert_allclose(found[row], full[row][start + step - 1], atol=1e-4, err_msg=f"{row} {step}")
-        if step < steps:
-            found = decoder.step([text[start + step] for text, start in zip(texts, starts, strict=True)])
+    seats = list(range(1, len(texts) + 1))
+    for seat, text, start, expected in zip(seats, texts, starts, full, strict=True):
+        np.testing.assert_allclose(read(decoder, text[:start]), expected[start - 1], atol=1e-4)
+        decoder.copy(READING, seat)
+    for step in range(min(len(text) - start for text, start in zip(texts, starts, strict=True))):
+        places = [start + step for start in starts]
+        found = decoder.step(seats, [text[at] for text, at in zip(texts, places, strict=True)], places)
+        for row, at in enumerate(places):
+            np.testing.assert_allclose(found[row], full[row][at], atol=1e-4, err_msg=f"text {row}, token {at}")
 
 
 class TestDecodeEqualsTheFullForwardPass:
-    """At every position, for two texts of different lengths in one batch."""
+    """At every position, for texts of different lengths in one batch."""
 
     def test_while_the_text_grows_to_four_times_the_window(self, decoder: Decoder, windowed: Pair) -> None:
-        check_growth(decoder, windowed[1], random_texts(34, 37), [2, 5])
+        check_growth(decoder, windowed[1], random_texts(34, 37, 30), [2, 5, 1])
 
     def test_after_a_prompt_longer_than_the_window_beside_one_shorter(self, decoder: Decoder, windowed: Pair) -> None:
-        check_growth(decoder, windowed[1], random_texts(37, 20), [29, 3])
+        check_growth(decoder, windowed[1], random_texts(50, 20, 24), [33, 3, 9])
 
     def test_after_prompts_that_end_where_the_ring_begins_again(self, decoder: Decoder, windowed: Pair) -> None:
-        check_growth(decoder, windowed[1], random_texts(30, 30), [16, 15])
-
-    def test_when_a_prompt_of_one_token_follows_other_texts_in_the_same_caches(
-        self, decoder: Decoder, windowed: Pair
-    ) -> None:
-        check_growth(decoder, windowed[1], random_texts(12, 12), [1, 2])
+        check_growth(decoder, windowed[1], random_texts(30, 30, 30), [16, 15, 17])
 
     def test_and_equals_this_models_own_forward_pass(self, decoder: Decoder, windowed: Pair) -> None:
         model, _ = windowed
-        texts = random_texts(37, 37)
-        full = model.logits(np.array(texts))
-        found = decoder.prefill([text[:11] for text in texts], total=37)
+        (text,) = random_texts(37)
+        full = model.logits(np.array([text]))[0]
+        np.testing.assert_allclose(read(decoder, text[:11]), full[10], atol=1e-4)
         for position in range(11, 37):
-            np.testing.assert_allclose(found, full[:, position - 1], atol=1e-4)
-            found = decoder.step([text[position] for text in texts])
+            np.testing.assert_allclose(
+                decoder.step([READING], [text[position]], [position])[0], full[position], atol=1e-4
+            )
+
+
+@pytest.mark.parametrize("part", [16, 7, 3, 1])
+def test_a_prompt_read_in_parts_gives_the_logits_of_the_whole(part: int, decoder: Decoder, windowed: Pair) -> None:
+    (text,) = random_texts(41)
+    expected = windowed[1].logits(np.array([text]))[0][-1]
+    np.testing.assert_allclose(read(decoder, text, part), expected, atol=1e-4)
+
+
+def test_a_text_has_the_same_numbers_to_the_last_bit_alone_and_in_company(decoder: Decoder) -> None:
+    """Whatever the others are, and also in the reading seat, whose graph is another."""
+    one, two, three = random_texts(30, 34, 20)
+    for seat, text in ((1, three), (2, two), (3, one)):
+        read(decoder, text[:10])
+        decoder.copy(READING, seat)  # the last one stays in the reading seat, too
+    for at in range(10, 20):
+        together = decoder.step([1, 2, 3], [three[at], two[at], one[at]], [at] * 3)
+        alone = decoder.step([READING], [one[at]], [at])
+        np.testing.assert_array_equal(together[2], alone[0])
+    fewer = decoder.step([2, 3], [two[20], one[20]], [20, 20])
+    alone = decoder.step([READING], [one[20]], [20])
+    np.testing.assert_array_equal(fewer[1], alone[0])
+
+
+def test_seats_beyond_one_batch_are_served_in_several() -> None:
+    model, twin = small_model(window=8, context=32, num_layers=1)
+    decoder = Decoder(model, slots=8, seats=10, chunk=16)
+    texts = random_texts(*range(12, 22))
+    check_growth(decoder, twin, texts, [3] * 10)
 
 
 def test_decode_equals_the_full_forward_pass_with_window_1() -> None:
     model, twin = small_model(window=1, context=32, num_layers=1)
-    check_growth(Decoder(model, batch=2), twin, random_texts(12, 15), [1, 4])
+    check_growth(Decoder(model, slots=1, seats=2), twin, random_texts(12, 15), [1, 4])
 
 
 def test_a_cache_of_fewer_slots_than_the_window_serves_a_text_that_stays_short() -> None:
     model, twin = small_model(window=64, context=64, num_layers=1)
-    decoder = Decoder(model, batch=2)
+    decoder = Decoder(model, slots=16, seats=2)
     check_growth(decoder, twin, random_texts(13, 16), [1, 4])
-    assert [cache.slots for cache in caches(decoder)] == [16]
+    with pytest.raises(ValueError, match="position 16: there is room for 16 tokens"):
+        decoder.step([READING], [1], [16])
+    with pytest.raises(ValueError, match="17 tokens at 0: there is room for 512 at once, 16 in all"):
+        decoder.read([1] * 17, 0)
 
 
 @pytest.mark.parametrize(("window", "context", "slots"), [(8, 64, 8), (8192, 64, 64), (1, 4096, 1)])
@@ -111,47 +144,23 @@ def test_a_cache_has_as_many_slots_as_the_shorter_of_context_and_window(window: 
 
 
 def test_a_step_changes_one_slot_of_each_ring_and_leaves_the_ring_where_it_is(decoder: Decoder) -> None:
-    decoder.prefill(random_texts(10, 5), total=37)
-    decoder.step([3, 3])
-    (cache,) = caches(decoder)
+    for seat, text in enumerate(random_texts(10, 5, 3), 1):
+        read(decoder, text)
+        decoder.copy(READING, seat)
+    decoder.step([1, 2, 3], [3, 3, 3], [10, 5, 3])
+    cache = decoder._rings[1]
     rings = (*cache.keys, *cache.values)
     before, places = [ring.asnumpy().copy() for ring in rings], [ring.data_ptr() for ring in rings]
-    decoder.step([4, 4])  # positions 11 and 6, slots 3 and 6 of 8
+    decoder.step([1, 2, 3], [4, 4, 4], [11, 6, 4])  # slots 3, 6 and 4 of 8
     for ring, old, place in zip(rings, before, places, strict=True):
-        changed = (ring.asnumpy() != old).any(-1).reshape(2, 3, 8)
-        assert np.argwhere(changed).tolist() == [[0, 0, 3], [0, 1, 3], [0, 2, 3], [1, 0, 6], [1, 1, 6], [1, 2, 6]]
+        changed = (ring.asnumpy() != old).any(-1).reshape(3, 3, 8)
+        written = [[seat, head, slot] for seat, slot in enumerate((3, 6, 4)) for head in range(3)]
+        assert np.argwhere(changed).tolist() == written
         assert ring.data_ptr() == place
-
-
-@pytest.mark.parametrize(
-    ("prompts", "total", "message"),
-    [
-        ([[1]], 10, r"wants 2 prompts of 1 to 10 tokens, got \[1\]"),
-        ([[1], []], 10, r"wants 2 prompts of 1 to 10 tokens, got \[1, 0\]"),
-        ([[1], [1] * 11], 10, r"wants 2 prompts of 1 to 10 tokens, got \[1, 11\]"),
-        ([[1], [1]], 65, "65 tokens are more than the context of 64"),
-    ],
-)
-def test_prefill_refuses_what_its_caches_cannot_hold(
-    prompts: list[list[int]], total: int, message: str, windowed: Pair
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        Decoder(windowed[0], batch=2).prefill(prompts, total)
-
-
-def test_a_step_beyond_the_announced_total_is_refused(decoder: Decoder) -> None:
-    decoder.prefill(random_texts(9, 3), total=10)
-    decoder.step([1, 1])
-    with pytest.raises(ValueError, match="told of 10 tokens at most"):
-        decoder.step([1, 1])
 
 
 class TestCompilation:
     """Graphs are compiled once a shape bucket."""
-
-    @pytest.fixture(scope="class")
-    def model(self) -> SparkForCausalLM:
-        return small_model(window=8, context=64, num_layers=1)[0]
 
     @pytest.fixture
     def compilations(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
@@ -171,21 +180,23 @@ class TestCompilation:
         yield names
 
     def test_prompts_of_all_lengths_within_a_bucket_share_one_prefill_and_one_step(
-        self, compilations: list[str], model: SparkForCausalLM
+        self, compilations: list[str]
     ) -> None:
-        decoder = Decoder(model)
+        decoder = Decoder(small_model(window=8, context=64, num_layers=1)[0], slots=8)
         for length in (1, 2, 9, 15, 16):
-            decoder.prefill(random_texts(length), total=20 + length)
-            decoder.step([1])
-            decoder.step([2])
-        assert compilations == ["_Prefill", "_Step"]
-        decoder.prefill(random_texts(17), total=40)
-        decoder.step([1])
-        assert compilations == ["_Prefill", "_Step", "_Prefill"]
+            decoder.read([1] * length, 0)
+            decoder.step([READING], [1], [length])
+            decoder.step([READING], [2], [length + 1])
+        assert compilations == ["_Read", "_Step"]
+        decoder.read([1] * 17, 0)
+        decoder.step([READING], [1], [17])
+        assert compilations == ["_Read", "_Step", "_Read"]
+        decoder.read([1] * 9, 17)  # a later part is another graph, for all places
+        decoder.read([1] * 12, 26)
+        assert compilations == ["_Read", "_Step", "_Read", "_Read"]
 
-    def test_logits_of_all_lengths_within_a_bucket_share_one_graph(
-        self, compilations: list[str], model: SparkForCausalLM
-    ) -> None:
+    def test_logits_of_all_lengths_within_a_bucket_share_one_graph(self, compilations: list[str]) -> None:
+        model, _ = small_model(window=8, context=64, num_layers=1)
         for length in (3, 16, 1):
             model.logits(np.ones((1, length), np.int32))
         assert compilations == ["_Logits"]
@@ -193,13 +204,12 @@ class TestCompilation:
 
 def test_a_step_costs_the_same_at_token_10_and_at_token_10000() -> None:
     model, _ = small_model(window=8, context=16384, num_layers=1)
-    step, token = _Step(model.transformer, KVCache(model.config, batch=1, slots=8)), Tensor([3], mindspore.int32)
+    decoder = Decoder(model, slots=8)
 
     def seconds(position: int) -> float:
-        where = Tensor([position], mindspore.int32)
         start = time.perf_counter()
         for _ in range(5):
-            step(token, where).asnumpy()
+            decoder.step([READING], [3], [position])
         return time.perf_counter() - start
 
     seconds(10)
@@ -215,13 +225,9 @@ def test_the_graph_of_a_step_copies_neither_a_cache_nor_a_weight(tmp_path: Path)
     Read from the graph that MindSpore writes down; a process of its own, for it is asked to by its environment.
     """
     program = """
-import mindspore
 from infer.small_model import small_model
-from spark13b.infer.decoder import _Step
-from spark13b.model.kv_cache import KVCache
-model, _ = small_model(window=1024, context=2000, num_layers=1)
-step = _Step(model.transformer, KVCache(model.config, batch=1, slots=1024))
-step(mindspore.Tensor([3], mindspore.int32), mindspore.Tensor([5], mindspore.int32))
+from spark13b.infer.decoder import Decoder
+Decoder(small_model(window=1024, context=2000, num_layers=1)[0], slots=1024).step([0], [3], [5])
 """
     environment = os.environ | {
         "MS_DEV_SAVE_GRAPHS": "2",
@@ -240,7 +246,3 @@ step(mindspore.Tensor([3], mindspore.int32), mindspore.Tensor([5], mindspore.int
     assert {name for name, size in operators if size == 3 * 1024 * 8} == {"ScatterUpdate", "Load", "Reshape"}
     assert max(size for _, size in operators) == 3 * 1024 * 8
     assert not {"TensorMove", "Assign", "AssignValue"} & {name for name, _ in operators}
-
-
-def caches(decoder: Decoder) -> list[KVCache]:
-    return [step.cache for _, step in decoder._graphs.values()]

@@ -82,9 +82,9 @@ def test_stream_gives_each_token_before_the_next_is_computed(
     steps: list[int] = []
     original = Decoder.step
 
-    def counting(self: Decoder, tokens: Any) -> np.ndarray:
+    def counting(self: Decoder, seats: Any, tokens: Any, positions: Any) -> np.ndarray:
         steps.append(tokens[0])
-        return original(self, tokens)
+        return original(self, seats, tokens, positions)
 
     monkeypatch.setattr(Decoder, "step", counting)
     answer = stream(model, prompt, GenerationConfig(max_new_tokens=40), END)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spark13b.config.sections import GenerationConfig
-from spark13b.infer.sampling import Sampler, nucleus
+from spark13b.infer import sampling
+from spark13b.infer.sampling import Sampler, logprobs_of
 
 Array = np.ndarray
 
@@ -21,6 +22,14 @@ def options(**values: Any) -> GenerationConfig:
 
 def logits(*probabilities: float) -> Array:
     return np.log(np.array(probabilities)).astype(np.float32)
+
+
+def nucleus(scores: Array, settings: GenerationConfig) -> Array:
+    """The distribution over the whole vocabulary that `sampling.nucleus` gives, (V,)."""
+    tokens, weights = sampling.nucleus(scores, settings)
+    result = np.zeros(len(scores))
+    result[tokens] = weights / weights.sum()
+    return result
 
 
 def naive_distribution(scores: Array, temperature: float, top_k: int, top_p: float) -> Array:
@@ -51,6 +60,19 @@ def test_the_distribution_equals_the_naive_one(scores: Array, temperature: float
     found = nucleus(scores, options(temperature=temperature, top_k=top_k, top_p=top_p))
     assert found.sum() == pytest.approx(1)
     np.testing.assert_allclose(found, naive_distribution(scores, temperature, top_k, top_p), atol=1e-12)
+
+
+@pytest.mark.parametrize("first", [1, 2, 5])
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.999])
+def test_a_nucleus_found_among_few_tokens_is_that_of_the_whole_vocabulary(
+    first: int, top_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_FIRST", first)
+    for seed in range(5):
+        scores = (np.random.default_rng(seed).integers(-24, 24, 300) / 8).astype(np.float32)
+        np.testing.assert_allclose(
+            nucleus(scores, options(top_p=top_p)), naive_distribution(scores, 1.0, 0, top_p), atol=1e-12
+        )
 
 
 @given(scores, st.integers(1, 45))
@@ -171,3 +193,33 @@ def test_many_draws_are_distributed_as_the_formula_says(settings: dict[str, Any]
     possible = expected > 0
     assert counts[~possible].sum() == 0
     assert ((counts - 20_000 * expected)[possible] ** 2 / (20_000 * expected[possible])).sum() < 30
+
+
+@given(scores, st.integers(0, 45))
+def test_log_probabilities_are_those_of_the_softmax_best_first(scores: Array, top: int) -> None:
+    exact = scores.astype(np.float64)
+    expected = exact - np.log(np.exp(exact).sum())
+    ranked = sorted(range(len(scores)), key=lambda token: (-scores[token], token))[:top]
+    logprob, best = logprobs_of(scores, len(scores) - 1, top)
+    assert logprob == pytest.approx(expected[-1], abs=1e-9)
+    assert [token for token, _ in best] == ranked
+    np.testing.assert_allclose([value for _, value in best], expected[ranked], atol=1e-9)
+
+
+def test_the_end_is_not_chosen_before_the_least_number_of_tokens() -> None:
+    sampler = Sampler(options(min_new_tokens=2), end_id=0)
+    assert [sampler.choose(np.array([2.0, 1.0])) for _ in range(4)] == [1, 1, 0, 0]
+    drawn = Sampler(options(min_new_tokens=50, do_sample=True, temperature=0.5), end_id=0)
+    assert {drawn.choose(np.array([9.0, 1.0])) for _ in range(50)} == {1}
+
+
+def test_a_texts_draws_do_not_depend_on_those_of_others() -> None:
+    scores = np.random.default_rng(0).standard_normal((40, 50))
+    settings = options(do_sample=True, seed=5, repetition_penalty=1.2)
+    alone, one, other = Sampler(settings), Sampler(settings), Sampler(options(do_sample=True, seed=6))
+    expected = [alone.choose(row) for row in scores]
+    found = []
+    for row in scores:
+        other.choose(row)
+        found.append(one.choose(row))
+    assert found == expected

@@ -1,7 +1,7 @@
 """The engine under every front end: many answers at once from one model.
 
-A step reads what there is room for of the waiting prompts, at most `chunk` tokens, and lets every running answer grow
-by a token. Texts of similar length share a `Decoder`, so that a short one does not pay for the cache of a long one, and
+Steps read what there is room for of the waiting prompts, at most `chunk` tokens, and let every running answer grow by a
+token. Texts of similar length share a `Decoder`, so that a short one does not pay for the cache of a long one, and
 so that an answer's numbers depend on its own request alone.
 """
 
@@ -82,6 +82,7 @@ class Engine:
         self._reading: _Reading | None = None
         self._rooms: dict[int, _Room] = {}  # by the slots of their caches
         self._numbers = 0
+        self._has_read = False  # the last step told first tokens
 
     @property
     def waiting(self) -> int:
@@ -145,12 +146,17 @@ class Engine:
             finish(generation, "cancelled")
 
     def step(self) -> list[Piece]:
-        """Read some of the waiting prompts and let every running answer grow by a token; what they have grown by."""
-        pieces = self._read()
-        for room in self._rooms.values():
-            if room.running:
-                pieces += self._grow(room)
-        return pieces
+        """Read some of the waiting prompts, or let every running answer grow by a token; what they have grown by.
+
+        The two take turns, so that a first token is told at once, and that many prompts hold up no running answer.
+        """
+        if not self._has_read:
+            pieces = self._read()
+            self._has_read = bool(pieces)
+            if pieces:
+                return pieces
+        self._has_read = False
+        return [piece for room in self._rooms.values() if room.running for piece in self._grow(room)]
 
     def _read(self) -> list[Piece]:
         """Read up to `chunk` tokens of prompts -> the first tokens of those that were read to their end."""
