@@ -9,9 +9,12 @@ import numpy as np
 from model.numpy_model import NumpyModel, random_weights
 from spark13b.config.model import SparkConfig
 from spark13b.model import SparkForCausalLM
+from spark13b.model.transformer import Setup
 
 
-def small_model(window: int, context: int, **changes: Any) -> tuple[SparkForCausalLM, NumpyModel]:
+def small_model(
+    window: int, context: int, setup: Setup | None = None, **changes: Any
+) -> tuple[SparkForCausalLM, NumpyModel]:
     """Two layers, three heads of 8, 37 tokens; the same weights in spark13b and in NumPy."""
     shape: dict[str, Any] = {
         "num_layers": 2,
@@ -23,7 +26,7 @@ def small_model(window: int, context: int, **changes: Any) -> tuple[SparkForCaus
         "sparse_local_size": window,
     }
     config = SparkConfig(**(shape | changes))
-    model = SparkForCausalLM(config, seed=None)
+    model = SparkForCausalLM(config, seed=None, setup=setup)
     weights = random_weights(config, seed=window)
     model.load_state(weights)
     return model, NumpyModel(config, weights)

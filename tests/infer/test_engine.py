@@ -1,4 +1,4 @@
-"""Answers made together equal those made alone and those of the full forward pass; who waits, leaves, and what is left."""
+"""Answers made together equal those made alone and the full pass; who waits, who leaves, and what is left."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,7 +62,7 @@ class Engine:
             ...
 
     `context` bounds a text, prompt and answer, where it is to be shorter than the model's. Without a tokenizer answers
-    have no text, stop strings do nothing, and `end_id` ends an answer.
+    have no text, stop strings do nothing, and `end_id` ends an answer. `make_decoder`: see `together`.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class Engine:
         context: int | None = None,
         chunk: int = 512,
         end_id: int | None = None,
+        make_decoder: Callable[[SparkForCausalLM, int, int, int], Decoder] = Decoder,
     ) -> None:
         self.model, self.tokenizer, self.seats, self.chunk = model, tokenizer, seats, chunk
         self.context = min(context or model.config.seq_length, model.config.seq_length)
         self.end_id = tokenizer.end_id if tokenizer is not None else end_id
         self.pace = Pace()
+        self._make_decoder = make_decoder
         self._waiting: deque[Generation] = deque()
         self._reading: _Reading | None = None
         self._rooms: dict[int, _Room] = {}  # by the slots of their caches
@@ -235,7 +238,7 @@ class Engine:
         slots = self._slots(total)
         if slots not in self._rooms:
             seats = self.seats if self.seats > 1 else 0
-            self._rooms[slots] = _Room(Seating(Decoder(self.model, slots, seats, self.chunk)))
+            self._rooms[slots] = _Room(Seating(self._make_decoder(self.model, slots, seats, self.chunk)))
         return self._rooms[slots]
 
     def _slots(self, total: int) -> int:
