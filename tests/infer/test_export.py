@@ -106,6 +106,22 @@ def test_the_graphs_give_the_logits_of_the_whole_text_at_every_length(exported: 
         logits = model.step([texts[row, length + place] for row, length in enumerate(lengths)])
 
 
+@pytest.mark.parametrize("page", ["export.md", "export.zh-CN.md"])
+def test_the_program_on_the_page_answers_as_the_model_does(
+    page: str, exported: Path, small: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    program = text.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(exported.parent)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    prompt, answer = names["prompt"], names["answer"]
+    assert len(answer) > 40 and capfd.readouterr().out.strip()
+    config = load_preset(str(small / "preset.yaml")).model
+    logits = NumpyModel(config, weights_of(small)).logits(np.array([prompt + answer]))[0, len(prompt) - 1 : -1]
+    assert logits.argmax(-1).tolist() == answer
+
+
 def test_weights_too_large_for_one_file_stand_once_beside_both_graphs(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,6 +128,8 @@ def _export_graphs(
             + (f", {checked.ties} of them ties" if checked.ties else "")
             + (", one text past the rings" if checked.passed_window else "")
         )
+        if not checked.passed_window and shapes.context > shapes.slots + 1:
+            lines.append(f"no text was long enough to outgrow the rings: --prompt-length {shapes.least_past} would be")
     for line in lines:
         stdout().print(line, markup=False)
 

@@ -14,14 +14,12 @@ from pathlib import Path
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import JobError
 from spark13b.infer.export.manifest import Check
-from spark13b.infer.export.shapes import ExportShapes
+from spark13b.infer.export.shapes import CHECKED_TOKENS, MOST_CHECKED, ExportShapes
 from spark13b.infer.generation import generate
 from spark13b.model.causal_lm import SparkForCausalLM
 
 _QUESTIONS = ("你是谁？", "What is 3 plus 5?", "请用一句话介绍北京。")
 _LONG = "从前有座山，山里有座庙，庙里有个老和尚在讲故事。Once upon a time there was a mountain. "
-_TOKENS = 8  # of each answer
-_FAR = 64  # so many more when that takes a text past the window
 # a choice between two tokens whose logits differ by less, as a share of the largest, is the rounding's
 _TIE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 
@@ -40,11 +38,11 @@ def questions_of(tokenizer: SparkTokenizer, template: str, shapes: ExportShapes)
     short = [tokenizer.encode(template.format(text))[:longest] for text in _QUESTIONS]
     long = tokenizer.encode(_LONG)
     long = (long * (longest // len(long) + 1))[:longest]
-    past = shapes.slots + _TOKENS - len(long)  # tokens that take the long one past the rings
-    wanted = past if _TOKENS < past <= _FAR else _TOKENS
+    past = shapes.slots + CHECKED_TOKENS - len(long)  # tokens that take the long one past the rings
+    wanted = past if CHECKED_TOKENS < past <= MOST_CHECKED else CHECKED_TOKENS
     return [
         Question(prompt, min(count, shapes.context - len(prompt)))
-        for prompt, count in [*((prompt, _TOKENS) for prompt in short), (long, wanted)]
+        for prompt, count in [*((prompt, CHECKED_TOKENS) for prompt in short), (long, wanted)]
     ]
 
 

@@ -2,8 +2,7 @@
 
 MindSpore 2.9 keeps a parameter that a graph writes in place inside that graph: two MindIR files that are loaded each
 have rings of their own, whatever is handed to `GraphCell` (tried). So the rings are inputs and outputs here, one of
-keys and one of values a layer, (B, H, S, D), and the graphs keep no state, which MindSpore Lite asks for as well.
-Position p of a text lies in slot p % S.
+keys and one of values a layer, (B, H, S, D), and the graphs keep no state. Position p of a text lies in slot p % S.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from spark13b.config.model import SparkConfig
 from spark13b.errors import InputError
 
 _PROMPT_LENGTH = 128
+CHECKED_TOKENS = 8  # that the check compares after a prompt
+MOST_CHECKED = 64  # so many where that takes a text past the rings
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,11 @@ class ExportShapes:
     prompt_length: int
     context: int
     slots: int
+
+    @property
+    def least_past(self) -> int:
+        """The shortest `prompt_length` with which the check lets a text outgrow the rings."""
+        return max(1, self.slots + CHECKED_TOKENS - MOST_CHECKED)
 
 
 def shapes_of(config: SparkConfig, batch_size: int, prompt_length: int | None, context: int | None) -> ExportShapes:
