@@ -57,6 +57,18 @@ print("loaded:", [name for name in ("mindspore", "torch") if name in sys.modules
     return folder
 
 
+@pytest.fixture(scope="module")
+def adapters(small: Path) -> Path:
+    """Adapters of rank 2, scaled by 4."""
+    lora = LoraConfig(rank=2, alpha=8.0, targets="fc2|q_proj")
+    config, rng = load_preset(str(small / "preset.yaml")).model, np.random.default_rng(4)
+    arrays = {
+        name: rng.standard_normal(shape).astype(np.float32) for name, shape in adapter_shapes(config, lora).items()
+    }
+    write_adapters(small.parent / "adapters.safetensors", arrays, AdapterCard(lora=lora))
+    return small.parent / "adapters.safetensors"
+
+
 def manifest_of(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "spark13b-export.json").read_text())
     return found
@@ -123,18 +135,25 @@ def test_the_program_on_the_page_answers_as_the_model_does(
 
 
 def test_weights_too_large_for_one_file_stand_once_beside_both_graphs(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    small: Path, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("mindspore.train.serialization.TOTAL_SAVE", 100)  # kilobytes, instead of a gigabyte
     words = ["export", "--load", small, "--output", tmp_path / "out", "--prompt-length", 24, "--context", 40, "--json"]
     halves = [f"--set=model.{name}=float16" for name in ("compute_type", "param_init_type", "softmax_compute_type")]
-    assert run([str(word) for word in [*words, *ON_NPU, *halves]]) == 0  # the check loads them in another process
+    assert (
+        run([str(word) for word in [*words, *ON_NPU, *halves, "--adapter", adapters]]) == 0
+    )  # the check loads them in another process
     said = json.loads(capfd.readouterr().out)
     assert (said["prefill"]["file"], said["decode"]["file"]) == ("prefill_graph.mindir", "decode_graph.mindir")
     assert said["check"]["tokens"] >= 30 and said["check"]["passed_window"]
     assert [path.name for path in (tmp_path / "out" / "variables").iterdir()] == ["data_0"]
     assert not list((tmp_path / "out").glob("*_variables"))
     assert said["decode"]["inputs"][2]["dtype"] == "float16"
+    weights = (tmp_path / "out" / "variables" / "data_0").read_bytes()
+    linear = "transformer.transformer.layers.0.mlp.fc2"
+    with open_checkpoint(adapters) as tensors:
+        a, b = (tensors[f"{linear}.mindpet_delta_lora_{letter}"] for letter in "ab")
+    assert (weights_of(small)[f"{linear}.weight"] + b @ a * 4).astype(np.float16)[0].tobytes() in weights
 
 
 def test_graphs_that_answer_otherwise_fail_and_leave_nothing(
@@ -198,17 +217,12 @@ def test_spark13b_reads_the_folder_back_by_its_name_alone(hub: Path, small: Path
     assert find_model(hub, None, None, {}, []).tokenizer.where == str(hub / "tokenizer.model")
 
 
-def test_adapters_are_folded_in_and_numbers_become_smaller(small: Path, tmp_path: Path) -> None:
-    lora = LoraConfig(rank=2, alpha=8.0, targets="fc2|q_proj")
-    config, rng = load_preset(str(small / "preset.yaml")).model, np.random.default_rng(4)
-    adapters = {
-        name: rng.standard_normal(shape).astype(np.float32) for name, shape in adapter_shapes(config, lora).items()
-    }
-    write_adapters(tmp_path / "adapters.safetensors", adapters, AdapterCard(lora=lora))
-    words = ["export", "--load", small, "--adapter", tmp_path / "adapters.safetensors", "--dtype", "float16"]
+def test_adapters_are_folded_in_and_numbers_become_smaller(small: Path, adapters: Path, tmp_path: Path) -> None:
+    words = ["export", "--load", small, "--adapter", adapters, "--dtype", "float16"]
     assert run([str(word) for word in [*words, "--format", "safetensors", "--output", tmp_path / "hub"]]) == 0
     linear = "transformer.transformer.layers.0.mlp.fc2"
-    a, b = (adapters[f"{linear}.mindpet_delta_lora_{letter}"] for letter in "ab")
+    with open_checkpoint(adapters) as tensors:
+        a, b = (tensors[f"{linear}.mindpet_delta_lora_{letter}"] for letter in "ab")
     expected = weights_of(small)[f"{linear}.weight"] + b @ a * 4
     with open_checkpoint(tmp_path / "hub") as found:
         assert found.dtypes()["embedding.word_embeddings.weight"] == np.float32

@@ -77,6 +77,7 @@ def export(
         other = "safetensors" if format == "mindir" else "mindir"
         raise InputError(f"{given[0]} is for --format {other}", where="--format", fix="leave one of them out")
 
+    from spark13b.cli.console import TerminalProgress
     from spark13b.files import check_writable
     from spark13b.infer.session import find_model
 
@@ -84,6 +85,8 @@ def export(
     alone = {"machine.devices": 1, "parallel.data_parallel": 1, "parallel.model_parallel": 1}  # one device runs it
     found = find_model(load, preset, tokenizer, alone, assignments or [], adapter)
     _spare_sources(output, found)
+    if found.is_demo:
+        TerminalProgress().note(f"no --load given: the model of 'spark13b demo' is exported ({found.weights.base})")
     if format == "safetensors":
         _export_weights(found, output, dtype, shard_size, force, as_json)
     else:

@@ -61,7 +61,7 @@ def export_mindir(
     config, tokenizer = found.preset.model, found.tokenizer
     _check_formats(config)
     check_writable(output, force=force)
-    model, marks = _load(found)
+    model, marks = _load(found, progress)
     needed = check_room(output, _room_needed(model, shapes))
     graphs = ports_of(config, shapes)
     with replacing(output, force=force) as draft, full_disk(output, needed):
@@ -107,7 +107,7 @@ def export_mindir(
     return Exported(output, manifest, nbytes)
 
 
-def _load(found: FoundModel) -> tuple[SparkForCausalLM, str | None]:
+def _load(found: FoundModel, progress: Progress) -> tuple[SparkForCausalLM, str | None]:
     """The model with its adapters folded in, and the fingerprint of its weights."""
     config = found.preset.model
     if found.tokenizer.vocab_size > config.vocab_size:
@@ -117,6 +117,9 @@ def _load(found: FoundModel) -> tuple[SparkForCausalLM, str | None]:
             fix="use the tokenizer that the model was trained with",
         )
     with found.weights.open(config) as parts:
+        doubt = parts.doubt()
+        if doubt:
+            progress.note(f"note: {doubt}")
         weights = parts.base if parts.adapters is None else merged(parts.base, parts.adapters)
         model = SparkForCausalLM(config, seed=None)
         model.load_state(weights)
