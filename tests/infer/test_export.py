@@ -203,13 +203,6 @@ def test_the_folder_for_other_tools_has_torch_s_tensors_and_everything_beside_th
     assert "96 x 32" in (hub / "README.md").read_text()
 
 
-def test_transformers_reads_the_configuration(hub: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.PretrainedConfig.from_pretrained(hub)
-    assert config.max_position_embeddings == 96 and config.layer_norm_eps == 1e-5
-    assert transformers.GenerationConfig.from_pretrained(hub).max_new_tokens == 24
-
-
 def test_spark13b_reads_the_folder_back_by_its_name_alone(hub: Path, small: Path) -> None:
     ours, theirs = weights_of(small), weights_of(hub)
     assert ours.keys() == theirs.keys()
@@ -240,6 +233,20 @@ def test_a_full_disk_leaves_no_folder_for_other_tools(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_memory_that_would_not_be_enough_is_told_before_it_is_filled(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Memory:
+        available = 800 * 10**6
+
+    monkeypatch.setattr("psutil.virtual_memory", lambda: Memory)
+    assert run(["export", "--load", str(small), "--output", str(tmp_path / "out")]) == 1
+    said = capfd.readouterr().err
+    assert "the memory is not enough: 1.2 GB needed, 800.0 MB free" in said
+    assert "add --no-check: 601.7 MB needed" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -255,6 +262,7 @@ def test_a_full_disk_leaves_no_folder_for_other_tools(
         (["--format", "safetensors", "--shard-size", "few"], "'few' is no size"),
         ([*ON_NPU, "--set=model.compute_type=bfloat16"], "no bfloat16 on a CPU, so the graphs can neither be made nor"),
         (["--format", "safetensors", "--set", "model.num_layers=3"], "missing"),
+        (["--preset", "800-infer", "--tokenizer", str(TOKENIZER)], "of another shape"),
     ],
 )
 def test_what_cannot_be_exported_is_told_with_its_place(

@@ -5,21 +5,24 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import mindspore
 import numpy as np
+import psutil
 from mindspore import Tensor, nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 from spark13b import __version__
 from spark13b.ckpt.adapters import fingerprint
 from spark13b.ckpt.merging import merged
+from spark13b.ckpt.metering import amount
 from spark13b.ckpt.writing import check_room, full_disk
 from spark13b.config.model import SparkConfig
 from spark13b.data.tokenizer import MODEL_FILE
-from spark13b.errors import InputError
+from spark13b.errors import InputError, JobError
 from spark13b.files import check_writable, replacing
 from spark13b.infer.export.check import check_export
 from spark13b.infer.export.graphs import Decode, Prefill
@@ -28,10 +31,15 @@ from spark13b.infer.export.shapes import ExportShapes
 from spark13b.infer.session import FoundModel
 from spark13b.model.causal_lm import SparkForCausalLM
 from spark13b.model.device import device, dtype
+from spark13b.model.names import expected_shapes, is_embedding, is_norm, match_names
 from spark13b.progress import SILENT, Progress
 
 _SHARED = "variables"  # the folder of weights too large for one file
 _NOT_ON_A_CPU = ("compute_type", "embedding_init_type", "layernorm_compute_type", "softmax_compute_type")
+# Memory, measured (docs/export.md): a process with MindSpore, and copies of the weights while the graphs are written
+# and in the process that loads both
+_PROCESS_BYTES = 600 * 10**6
+_COPIES, _CHECK_COPIES = 1.6, 2.9
 _GRAPH_BYTES = 1 << 20  # of a graph without weights and tables, a layer, generously
 
 
@@ -56,13 +64,13 @@ def export_mindir(
     """Export prefill and decode into the new folder `output`; adapters are folded into the weights.
 
     Raises InputError (a number format that this device cannot compute, a tokenizer of another model, `output` exists)
-    and JobError (the disk is full, the graphs do not answer as the model does); then nothing is left.
+    and JobError (the disk is full, memory would be, the graphs do not answer as the model does); then nothing is left.
     """
     config, tokenizer = found.preset.model, found.tokenizer
     _check_formats(config)
     check_writable(output, force=force)
-    model, marks = _load(found, progress)
-    needed = check_room(output, _room_needed(model, shapes))
+    needed = check_room(output, _room_needed(config, shapes))
+    model, marks = _load(found, check, progress)
     graphs = ports_of(config, shapes)
     with replacing(output, force=force) as draft, full_disk(output, needed):
         draft.mkdir()
@@ -107,7 +115,7 @@ def export_mindir(
     return Exported(output, manifest, nbytes)
 
 
-def _load(found: FoundModel, progress: Progress) -> tuple[SparkForCausalLM, str | None]:
+def _load(found: FoundModel, check: bool, progress: Progress) -> tuple[SparkForCausalLM, str | None]:
     """The model with its adapters folded in, and the fingerprint of its weights."""
     config = found.preset.model
     if found.tokenizer.vocab_size > config.vocab_size:
@@ -121,6 +129,8 @@ def _load(found: FoundModel, progress: Progress) -> tuple[SparkForCausalLM, str 
         if doubt:
             progress.note(f"note: {doubt}")
         weights = parts.base if parts.adapters is None else merged(parts.base, parts.adapters)
+        match_names(weights.shapes(), config, where=weights.path)  # before there is a model, perhaps of 13B
+        _check_memory(config, check)
         model = SparkForCausalLM(config, seed=None)
         model.load_state(weights)
         return model, fingerprint(weights)
@@ -136,11 +146,37 @@ def _check_formats(config: SparkConfig) -> None:
         )
 
 
-def _room_needed(model: SparkForCausalLM, shapes: ExportShapes) -> int:
+def _weights_bytes(config: SparkConfig) -> int:
+    """Bytes of the weights as the model keeps them."""
+    total = 0
+    for name, shape in expected_shapes(config).items():
+        kind = config.param_init_type
+        if is_embedding(name):
+            kind = config.embedding_init_type
+        elif is_norm(name):
+            kind = config.layernorm_compute_type
+        total += prod(shape) * (4 if kind == "float32" else 2)
+    return total
+
+
+def _room_needed(config: SparkConfig, shapes: ExportShapes) -> int:
     """Bytes on the disk while both graphs have weights of their own."""
-    weights = sum(parameter.size * parameter.itemsize for parameter in model.weights().values())
-    tables = (model.config.seq_length + shapes.context) * model.config.head_size * 2 * 4
-    return int(2 * weights + tables + (model.config.num_layers + 1) * 2 * _GRAPH_BYTES)
+    tables = (config.seq_length + shapes.context) * config.head_size * 2 * 4
+    return 2 * _weights_bytes(config) + tables + (config.num_layers + 1) * 2 * _GRAPH_BYTES
+
+
+def _check_memory(config: SparkConfig, check: bool) -> None:
+    """Raise JobError when a CPU's free memory cannot hold the export, before it is filled."""
+    weights, free = _weights_bytes(config), psutil.virtual_memory().available
+    exporting, checking = (int(_PROCESS_BYTES + copies * weights) for copies in (_COPIES, _CHECK_COPIES))
+    needed = exporting + (checking if check else 0)
+    if needed > free and device() == "cpu":
+        spared = check and exporting <= free
+        raise JobError(
+            f"the memory is not enough: {amount(needed)} needed, {amount(free)} free",
+            where="this machine",
+            fix=f"add --no-check: {amount(exporting)} needed" if spared else "export on a machine with more memory",
+        )
 
 
 def _write_graph(cell: nn.Cell, graph: Graph, folder: Path) -> str:
