@@ -138,7 +138,7 @@ def test_weights_too_large_for_one_file_stand_once_beside_both_graphs(
     small: Path, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("mindspore.train.serialization.TOTAL_SAVE", 100)  # kilobytes, instead of a gigabyte
-    words = ["export", "--load", small, "--output", tmp_path / "out", "--prompt-length", 24, "--context", 40, "--json"]
+    words = ["export", "--load", small, "--output", tmp_path / "out", "--prompt-length", 16, "--context", 28, "--json"]
     halves = [f"--set=model.{name}=float16" for name in ("compute_type", "param_init_type", "softmax_compute_type")]
     assert (
         run([str(word) for word in [*words, *ON_NPU, *halves, "--adapter", adapters]]) == 0
