@@ -28,83 +28,30 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from sides import QUICK, QUIET, SIZES, OtherPrograms, Size, answering, llama, spark, wait_for_quiet, worker
 
-THREADS = 2
 ROUND_SECONDS = 2.0
-QUIET, PATIENCE = 0.05, 20.0  # share of the machine that other programs may take; seconds to wait for that
 WARM_STEPS = 6  # our first steps are slower: 2.7 s, from the fifth 2.2 s, of the smallest model
 PRODUCT = 2048  # rows, columns and depth of the product that the rate is measured with
-
-
-Side = Callable[[int], dict[str, float]]  # steps to take -> what the side's process answers
-
-
-@dataclass(frozen=True)
-class Size:
-    """The shape of one comparison."""
-
-    name: str
-    layers: int
-    hidden: int
-    heads: int
-    ffn: int  # width of gate and value, each
-    vocabulary: int
-    batch: int
-    tokens: int = 512
-
-    @property
-    def flops(self) -> float:
-        """Of the matrix products of one step; the formula is in this file's head."""
-        weights = self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.ffn) + self.hidden * self.vocabulary
-        return 6 * self.batch * self.tokens * (weights + self.layers * self.hidden * (self.tokens + 1))
-
-    def batch_of(self, seed: int) -> np.ndarray:
-        """(B, T+1) random tokens"""
-        return np.random.default_rng(seed).integers(0, self.vocabulary, (self.batch, self.tokens + 1), dtype=np.int32)
-
-
-SIZES = {
-    size.name: size
-    for size in (
-        Size("10m", layers=10, hidden=256, heads=4, ffn=704, vocabulary=8000, batch=8),
-        Size("50m", layers=13, hidden=512, heads=8, ffn=1408, vocabulary=16000, batch=3),
-        Size("120m", layers=13, hidden=768, heads=12, ffn=2112, vocabulary=32000, batch=1),
-    )
-}
-QUICK = Size("quick", layers=2, hidden=128, heads=2, ffn=352, vocabulary=1000, batch=2, tokens=128)
 
 
 def spark_step(size: Size) -> tuple[Callable[[int], float], Callable[[], None], int]:
     """Our step (seed of the batch -> loss), one large product, and the number of parameters."""
     from mindspore import Tensor, nn, ops
 
-    from spark13b.config.model import SparkConfig
     from spark13b.config.sections import OptimizerConfig
-    from spark13b.model.causal_lm import SparkForCausalLM
     from spark13b.model.mesh import ALONE
     from spark13b.train.optimizer import AdamW, corrected
     from spark13b.train.placement import placement
     from spark13b.train.step import Step
 
-    config = SparkConfig(
-        num_layers=size.layers,
-        hidden_size=size.hidden,
-        num_heads=size.heads,
-        ffn_hidden_size=2 * size.ffn,
-        vocab_size=size.vocabulary,
-        seq_length=size.tokens,
-        sparse_local_size=size.tokens,
-    )
-    model = SparkForCausalLM(config, seed=0)
+    model = spark(size, size.tokens)
     weights, settings = model.weights(), OptimizerConfig()
     parameters = list(weights.values())
     placements = [placement(name, tuple(one.shape), ALONE, False) for name, one in weights.items()]
@@ -129,26 +76,9 @@ def spark_step(size: Size) -> tuple[Callable[[int], float], Callable[[], None], 
 def torch_step(size: Size, compiled: bool = False) -> tuple[Callable[[int], float], Callable[[], None], int]:
     """The same of transformers on torch."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.set_num_threads(THREADS)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        num_hidden_layers=size.layers,
-        hidden_size=size.hidden,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.heads,
-        intermediate_size=size.ffn,
-        vocab_size=size.vocabulary,
-        max_position_embeddings=size.tokens,
-        hidden_act="gelu_pytorch_tanh",
-        attention_bias=True,
-        mlp_bias=True,
-        tie_word_embeddings=True,
-        use_cache=False,
-        attn_implementation="sdpa",
-    )
-    model = LlamaForCausalLM(config).train()
+    model = llama(size, size.tokens).train()
+    model.config.use_cache = False
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     forward = torch.compile(model) if compiled else model
@@ -175,89 +105,40 @@ SIDES = {
 
 def work(side: str, size: Size) -> None:
     """One side's process: answers each line of standard input, a number of steps, with seconds a step and FLOP/s."""
-    answers = os.fdopen(os.dup(1), "w")  # what a library prints must not mix with the answers
-    os.dup2(2, 1)
-    step, product, parameters = SIDES[side](size)
-    losses = [step(0)]
-    product()
-    print(json.dumps({"parameters": parameters, "loss": losses[0]}), file=answers, flush=True)
-    seed = 0
-    for line in sys.stdin:
-        wait_for_quiet()
-        others = OtherPrograms()
-        start = time.perf_counter()
-        for _ in range(int(line)):
-            seed += 1
-            losses.append(step(seed))
-        answer = {"seconds": (time.perf_counter() - start) / int(line), "others": others.share(), "loss": losses[-1]}
-        rates = []
-        for _ in range(3):
+    with answering() as tell:
+        step, product, parameters = SIDES[side](size)
+        losses = [step(0)]
+        product()
+        tell({"parameters": parameters, "loss": losses[0]})
+        seed = 0
+        for line in sys.stdin:
+            wait_for_quiet()
+            others = OtherPrograms()
             start = time.perf_counter()
-            product()
-            rates.append(2 * PRODUCT**3 / (time.perf_counter() - start))
-        print(json.dumps({**answer, "rate": max(rates)}), file=answers, flush=True)
-
-
-class OtherPrograms:
-    """What other programs take of the machine from now on; this one's process alone may work meanwhile."""
-
-    def __init__(self) -> None:
-        self.began, self.busy = time.perf_counter(), self._busy()
-
-    def share(self) -> float:
-        """0 to 1, of all cores"""
-        seconds = time.perf_counter() - self.began
-        return max(0.0, (self._busy() - self.busy) / seconds / (os.cpu_count() or 1))
-
-    @staticmethod
-    def _busy() -> float:
-        """Seconds of all cores together that were not this process's"""
-        with open("/proc/stat") as file:
-            user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
-        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - time.process_time()
-
-
-def wait_for_quiet() -> None:
-    """Sleep until other programs leave the machine alone, or patience ends."""
-    until = time.perf_counter() + PATIENCE
-    while time.perf_counter() < until:
-        others = OtherPrograms()
-        time.sleep(0.5)
-        if others.share() < QUIET:
-            return
-
-
-@contextmanager
-def worker(side: str, size: Size) -> Iterator[tuple[Side, dict[str, float]]]:
-    """A side's process: a function that lets it take so many steps, and what it said at first."""
-    command = [sys.executable, __file__, "--work", side, json.dumps(asdict(size))]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stdin is not None and process.stdout is not None
-    stdin, stdout = process.stdin, process.stdout
-
-    def answer() -> dict[str, float]:
-        line = stdout.readline()
-        if not line:
-            raise SystemExit(f"{side} ended without an answer; its message is above")
-        return json.loads(line)
-
-    def run(steps: int) -> dict[str, float]:
-        print(steps, file=stdin, flush=True)
-        return answer()
-
-    try:
-        yield run, answer()
-    finally:
-        stdin.close()
-        process.wait()
+            for _ in range(int(line)):
+                seed += 1
+                losses.append(step(seed))
+            answer = {
+                "seconds": (time.perf_counter() - start) / int(line),
+                "others": others.share(),
+                "loss": losses[-1],
+            }
+            rates = []
+            for _ in range(3):
+                start = time.perf_counter()
+                product()
+                rates.append(2 * PRODUCT**3 / (time.perf_counter() - start))
+            tell({**answer, "rate": max(rates)})
 
 
 def compare(size: Size, others: list[str], rounds: int) -> list[str]:
     """The table's rows of one size, one for each of the other side's ways."""
     rows = []
     for other in others:
-        with worker("spark13b", size) as (ours, our_first), worker(other, size) as (theirs, their_first):
+        with (
+            worker(__file__, "spark13b", size) as (ours, our_first),
+            worker(__file__, other, size) as (theirs, their_first),
+        ):
             warm = [side(WARM_STEPS)["seconds"] for side in (ours, theirs)]  # not counted
             steps = [max(1, round(ROUND_SECONDS / seconds)) for seconds in warm]
             answers: tuple[list[dict[str, float]], list[dict[str, float]]] = ([], [])

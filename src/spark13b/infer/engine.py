@@ -153,7 +153,7 @@ class Engine:
 
         The two take turns, so that a first token is told at once, and that many prompts hold up no running answer.
         """
-        if not self._has_read:
+        if not self._has_read or not any(room.running for room in self._rooms.values()):
             pieces = self._read()
             self._has_read = bool(pieces)
             if pieces:
