@@ -99,8 +99,11 @@ def run_around(path: Path) -> RunFolder | None:
 def preset_for(preset: str | None, load: Path, adapter: Path | None) -> tuple[str, RunFolder | None]:
     """The preset that was named, else that of the run around the weights or the adapters; and that run, if any.
 
-    Raises InputError when there is neither.
+    Raises InputError when there is neither, and when a path does not exist.
     """
+    for path, option in ((load, "--load"), (adapter, "--adapter")):
+        if path is not None and not path.exists():
+            raise InputError("there is no such checkpoint", where=path, fix=f"check {option}")
     run = run_around(load) or (run_around(adapter) if adapter is not None else None)
     if preset is not None:
         return preset, run

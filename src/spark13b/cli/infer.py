@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spark13b.cli import console, options
 from spark13b.errors import InputError
 
+if TYPE_CHECKING:
+    from spark13b.infer.prompts import Prompt
+    from spark13b.infer.requests import Generation, Request
+    from spark13b.infer.session import FoundModel, Session
+
 app = typer.Typer(add_completion=False)
+_SEATS = 8
 
 
 @app.command(epilog='Example: spark13b infer "你是谁？" "What is 3 plus 5?" --load runs/sft --stream')
@@ -24,17 +31,37 @@ def infer(
     preset: options.Preset = None,
     load: options.Load = None,
     adapter: options.Adapter = None,
+    merge_adapter: Annotated[
+        bool, typer.Option("--merge-adapter", help="Add the adapters to the weights at load: faster, and rounded.")
+    ] = False,
     tokenizer: options.Tokenizer = None,
     prompt_file: Annotated[
-        Path | None, typer.Option("--prompt-file", help='JSON Lines, one {"input": "..."} a line.')
+        Path | None, typer.Option("--prompt-file", help='JSON Lines or a JSON array of {"input": "..."}.')
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Write the answers here as JSON Lines, in input order.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer in tokens.")
+        Path | None,
+        typer.Option(
+            "--output", help="Write the answers here as JSON Lines, in input order; goes on where it stopped."
+        ),
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Show text as soon as it is decided.")] = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, max=256, help="Answers at once \\[default: 8, or as many as prompts]."),
+    ] = None,
+    logprobs: Annotated[
+        int | None,
+        typer.Option("--logprobs", min=0, max=100, help="Tell log-probabilities, with so many alternatives."),
+    ] = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    seed: options.Seed = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    min_new_tokens: options.MinNewTokens = None,
+    stop: options.Stop = None,
+    num_beams: options.NumBeams = None,
     assignments: options.Set = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what answering needs in memory, and stop. Needs no device.")
@@ -49,49 +76,167 @@ def infer(
     if dry_run:
         _show_plan(preset, load, assignments or [], as_json)
         return
-    from spark13b.files import check_writable, replacing
-    from spark13b.infer.prompts import read_prompts
+    from spark13b.files import check_writable
     from spark13b.infer.session import Session, find_model
 
-    questions = list(prompts or [])
-    if prompt_file is not None:
-        questions += read_prompts(prompt_file)
-    elif not questions and not sys.stdin.isatty():
-        questions = [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    if not questions:
-        raise InputError("no prompt was given", fix='spark13b infer "你是谁？", or --prompt-file FILE.jsonl')
+    asked = _prompts(prompts, prompt_file)
     if stream and (as_json or output is not None):
         raise InputError("--stream shows text; --json and --output write JSON Lines", fix="leave one of them out")
     if output is not None:
         check_writable(output, force=force)
+    drawing = options.Drawing(
+        temperature, top_k, top_p, seed, repetition_penalty, max_new_tokens, min_new_tokens, stop, num_beams
+    )
     progress = console.TerminalProgress()
-    limit = {"generation.max_new_tokens": max_new_tokens}
-    found = find_model(load, preset, tokenizer, limit, assignments or [], adapter)
+    found = find_model(load, preset, tokenizer, drawing.options(), assignments or [], adapter)
     if found.is_demo:
         progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
-    session = Session(found)
+    seats = batch_size or min(_SEATS, len(asked))
+    session = Session(found, max(seats, found.preset.generation.num_beams), _context(found, asked), fold=merge_adapter)
     if session.doubt:
         progress.note(f"note: {session.doubt}")
-    session.check(questions)  # a prompt that is too long is found before any is answered
+    requests = session.requests(asked, logprobs)  # a prompt that is too long is found before any is answered
     if output is not None:
-        with (
-            replacing(output, force=force) as draft,
-            draft.open("w", encoding="utf-8") as lines,
-            progress.track("answering", len(questions), "prompts") as meter,
-        ):
-            for question in questions:
-                lines.write(json.dumps(_record(session, question), ensure_ascii=False) + "\n")
-                meter.advance()
-        progress.note(f"{len(questions)} answers in {output}")
+        _to_file(session, asked, requests, output, f"{found.identity()} {logprobs}", force, progress)
     elif as_json or (prompt_file is not None and not stream):
-        for question in questions:
-            print(json.dumps(_record(session, question), ensure_ascii=False), flush=True)
+        for number, generation in _in_order(session, requests):
+            print(json.dumps(_record(session, asked[number], generation), ensure_ascii=False), flush=True)
     else:
-        for number, question in enumerate(questions):
-            if len(questions) > 1:
-                print(("\n" if number else "") + f"> {question}")
-            _print(session.stream(question) if stream else iter([session.answer(question).predict]))
+        _show(session, asked, requests, stream)
     progress.note(session.speed())
+
+
+def _prompts(arguments: list[str] | None, file: Path | None) -> list[Prompt]:
+    """What is asked: arguments, then the file; else the lines of standard input."""
+    from spark13b.infer.prompts import prompts_of, read_prompts
+
+    asked = prompts_of(arguments or [])
+    if file is not None:
+        asked += read_prompts(file)
+    elif not asked and not sys.stdin.isatty():
+        asked = prompts_of(line.rstrip("\n") for line in sys.stdin if line.strip())
+    if not asked:
+        raise InputError("no prompt was given", fix='spark13b infer "你是谁？", or --prompt-file FILE.jsonl')
+    return asked
+
+
+def _context(found: FoundModel, asked: Sequence[Prompt]) -> int:
+    """The most tokens of any prompt with its answer: all answers share one cache of that length."""
+    template = found.preset.generation.prompt_template
+    texts = found.tokenizer.encode_batch([template.format(prompt.text) for prompt in asked if prompt.ids is None])
+    longest = max(map(len, [*texts, *(prompt.ids for prompt in asked if prompt.ids is not None)]))
+    return min(longest + found.preset.generation.max_new_tokens, found.preset.model.seq_length)
+
+
+def _in_order(session: Session, requests: Sequence[Request]) -> Iterator[tuple[int, Generation]]:
+    """The finished answers in the order of the prompts."""
+    done: dict[int, Generation] = {}
+    expected = 0
+    for number, piece in session.run(requests):
+        if piece.generation.done:
+            done[number] = piece.generation
+        while expected in done:
+            yield expected, done.pop(expected)
+            expected += 1
+
+
+def _to_file(
+    session: Session,
+    asked: Sequence[Prompt],
+    requests: Sequence[Request],
+    output: Path,
+    identity: str,
+    force: bool,
+    progress: console.TerminalProgress,
+) -> None:
+    """Answer what is not answered yet, and write the file when all is there."""
+    from spark13b.infer.journal import Journal
+    from spark13b.infer.prompts import fingerprint_text
+
+    identity += session.options.model_dump_json()
+    whole = hashlib.sha256(identity.encode() + fingerprint_text(list(asked))).hexdigest()
+    with Journal(output, whole, len(asked), force=force) as journal:
+        missing = journal.missing()
+        if journal.done:
+            progress.note(f"{journal.done} answers of an earlier run are there, {len(missing)} are missing")
+        try:
+            with progress.track("answering", len(missing), "prompts") as meter:
+                for number, piece in session.run([requests[index] for index in missing]):
+                    if piece.generation.done:
+                        index = missing[number]
+                        journal.add(index, _record(session, asked[index], piece.generation))
+                        meter.advance()
+        except KeyboardInterrupt:
+            progress.note(f"{journal.done} of {len(asked)} answers are kept; the same command goes on from there")
+            raise
+        journal.finish()
+    progress.note(f"{len(asked)} answers in {output}")
+
+
+def _show(session: Session, asked: Sequence[Prompt], requests: Sequence[Request], stream: bool) -> None:
+    """Write text: each answer below its question when there are several. What is streamed comes in the same order."""
+    held: dict[int, list[str]] = {}
+    finished: set[int] = set()
+    current = 0
+    _head(asked, current)
+    try:
+        for number, piece in session.run(requests):
+            if stream and number == current:
+                _write(piece.text)
+            else:
+                held.setdefault(number, []).append(piece.text)
+            if piece.generation.done:
+                finished.add(number)
+            while current in finished:
+                _write("".join(held.pop(current, [])) + "\n")
+                current += 1
+                if current < len(asked):
+                    _head(asked, current)
+                    if stream:
+                        _write("".join(held.pop(current, [])))
+    except KeyboardInterrupt:
+        _write("\n")  # what there is of the answer stays
+        raise
+
+
+def _head(asked: Sequence[Prompt], number: int) -> None:
+    if len(asked) > 1:
+        _write(("\n" if number else "") + f"> {asked[number].asked}\n")
+
+
+def _write(text: str) -> None:
+    if text:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def _record(session: Session, prompt: Prompt, generation: Generation) -> dict[str, Any]:
+    """An answer as a line of JSON."""
+    record: dict[str, Any] = {
+        "input": prompt.asked,
+        "predict": generation.text,
+        "prompt_tokens": len(generation.request.prompt),
+        "new_tokens": len(generation.tokens),
+        "finish_reason": generation.finish_reason,
+    }
+    if generation.request.logprobs is not None:
+        piece = session.tokenizer.piece
+        record["logprobs"] = [
+            {
+                "token": piece(token.id),
+                "id": token.id,
+                "logprob": token.logprob,
+                "top": [{"token": piece(one), "id": one, "logprob": value} for one, value in token.top],
+            }
+            for token in generation.tokens
+        ]
+    if generation.score is not None:
+        record["score"] = generation.score
+        record["alternatives"] = [
+            {"predict": other.text, "new_tokens": len(other.tokens), "score": other.score}
+            for other in generation.alternatives
+        ]
+    return record
 
 
 def _show_plan(name: str | None, load: Path | None, assignments: list[str], as_json: bool) -> None:
@@ -106,25 +251,3 @@ def _show_plan(name: str | None, load: Path | None, assignments: list[str], as_j
         raise InputError("a plan needs a preset", fix="add --preset NAME; 'spark13b preset list' shows them")
     preset = load_preset(name or str(run.preset if run else ""), assignments=assignments)
     show_plan(make_plan(preset.model_copy(update={"task": "infer"})), as_json)
-
-
-def _record(session: Any, question: str) -> dict[str, Any]:
-    answer = session.answer(question)
-    return {
-        "input": question,
-        "predict": answer.predict,
-        "prompt_tokens": answer.prompt_tokens,
-        "new_tokens": answer.new_tokens,
-        "finish_reason": answer.finish_reason,
-    }
-
-
-def _print(pieces: Iterator[str]) -> None:
-    """Write pieces of an answer as they come, and end the line whatever happens."""
-    try:
-        for piece in pieces:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    finally:
-        sys.stdout.write("\n")
-        sys.stdout.flush()

@@ -83,6 +83,11 @@ class Decoder:
         self._copies[key](*map(Tensor, seats))
 
     @property
+    def graphs(self) -> int:
+        """How many graphs there are; a call that adds one compiles it."""
+        return len(self._reads) + len(self._steps) + len(self._copies)
+
+    @property
     def _room(self) -> int:
         """Tokens that a text may have."""
         return self.config.seq_length if self.slots == self.config.cache_slots else self.slots

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,12 +29,21 @@ _SMALLEST, _GROWTH = 256, 4  # slots of the caches on a CPU: 256, 1024, 4096, ..
 
 @dataclass
 class Pace:
-    """What the engine did and how long it took, in tokens and seconds; graphs that were compiled are in it."""
+    """What the engine did and how long it took, in tokens and seconds, without the calls that compiled a graph."""
 
     prompt_tokens: int = 0
     prompt_seconds: float = 0.0
     new_tokens: int = 0
     step_seconds: float = 0.0
+    compile_seconds: float = 0.0  # of those calls
+
+
+@dataclass
+class _Clock:
+    """One call of a decoder."""
+
+    seconds: float = 0.0
+    compiled: bool = False
 
 
 @dataclass
@@ -170,10 +180,11 @@ class Engine:
             assert reading is not None
             prompt = reading.generation.request.prompt
             part = list(prompt[reading.done : reading.done + self.chunk])
-            began = time.monotonic()
-            logits = reading.seating.decoder.read(part, reading.done)
-            self.pace.prompt_tokens += len(part)
-            self.pace.prompt_seconds += time.monotonic() - began
+            with self._timed(reading.seating.decoder) as clock:
+                logits = reading.seating.decoder.read(part, reading.done)
+            if not clock.compiled:
+                self.pace.prompt_tokens += len(part)
+                self.pace.prompt_seconds += clock.seconds
             reading.done += len(part)
             budget -= len(part)
             if reading.done == len(prompt):
@@ -214,10 +225,11 @@ class Engine:
             room.seating.gather()
         fed = [run.next() for run in room.running]
         seats, tokens, positions = zip(*(feed for feeds in fed for feed in feeds), strict=True)
-        began = time.monotonic()
-        logits = room.seating.decoder.step(seats, tokens, positions)
-        self.pace.step_seconds += time.monotonic() - began
-        self.pace.new_tokens += len(seats)
+        with self._timed(room.seating.decoder) as clock:
+            logits = room.seating.decoder.step(seats, tokens, positions)
+        if not clock.compiled:
+            self.pace.new_tokens += len(seats)
+            self.pace.step_seconds += clock.seconds
         pieces, first = [], 0
         for run, feeds in zip(list(room.running), fed, strict=True):
             pieces.append(run.take(logits[first : first + len(feeds)]))
@@ -225,6 +237,14 @@ class Engine:
             if run.generation.done:
                 self._leave(room, run)
         return pieces
+
+    @contextmanager
+    def _timed(self, decoder: Decoder) -> Iterator[_Clock]:
+        clock, graphs, began = _Clock(), decoder.graphs, time.monotonic()
+        yield clock
+        clock.seconds, clock.compiled = time.monotonic() - began, decoder.graphs > graphs
+        if clock.compiled:
+            self.pace.compile_seconds += clock.seconds
 
     def _leave(self, room: _Room, run: Single | Beams) -> None:
         run.leave()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spark13b.ckpt.adapters import Parts, parts_of
 from spark13b.config import Preset, load_preset
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError
+from spark13b.infer.prompts import Prompt
+from spark13b.infer.requests import Generation, Piece, Request
 from spark13b.run_folder import RunFolder, preset_for
+
+if TYPE_CHECKING:
+    from spark13b.infer.engine import Engine
+    from spark13b.model.mesh import Mesh
 
 _ALONE = {"machine.devices": 1, "parallel.data_parallel": 1, "parallel.model_parallel": 1}
 
@@ -26,6 +33,16 @@ class FoundModel:
     weights: Parts
     tokenizer: SparkTokenizer
     is_demo: bool
+
+    def identity(self) -> str:
+        """A number for these weights, this preset and this tokenizer: files by name, size and time of change."""
+        files = []
+        for part in (self.weights.base, self.weights.adapters):
+            if part is not None:
+                found = sorted(part.rglob("*")) if part.is_dir() else [part]
+                files += [(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in found if one.is_file()]
+        values = (files, self.preset.model.model_dump_json(), self.tokenizer.fingerprint)
+        return hashlib.sha256(repr(values).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -69,14 +86,12 @@ def find_model(
                 where=load,
                 fix="add --load CHECKPOINT, or run 'spark13b demo' first",
             )
-    if not load.exists():
-        raise InputError("there is no such checkpoint", where=load, fix="check --load")
     name, run = preset_for(preset, load, adapter)
     if preset is None:  # a run's layout is that of its training; answers come from this process
         options = {**_ALONE, **options}
     values = load_preset(name, options=options, assignments=assignments)
     if tokenizer is None:
-        if run is None or not run.tokenizer.is_dir():
+        if run is None or not run.tokenizer.exists():
             raise InputError(
                 "no tokenizer was given", where=load, fix="add --tokenizer DIR, the folder of tokenizer.model"
             )
@@ -85,90 +100,140 @@ def find_model(
 
 
 class Session:
-    """Answers questions with one model. Graphs are compiled at the first question of each length."""
+    """Answers questions with one model. Graphs are compiled at the first question of each length.
 
-    def __init__(self, found: FoundModel) -> None:
-        from spark13b.model.causal_lm import SparkForCausalLM
-        from spark13b.model.device import check_machine
-        from spark13b.model.transformer import Setup
+    `seats`: answers at once. `context`: the most tokens of a prompt and its answer, where that is known. `mesh`: the
+    processes that share the model, this one being one of them. `fold`: adapters are added to the weights at once
+    instead of being computed beside them.
+    """
+
+    def __init__(
+        self,
+        found: FoundModel,
+        seats: int = 1,
+        context: int | None = None,
+        mesh: Mesh | None = None,
+        fold: bool = False,
+    ) -> None:
+        from spark13b.infer.loading import load_model
 
         preset = found.preset
         self.options, self.tokenizer = preset.generation, found.tokenizer
-        check_machine(preset)
+        self.seats, self._context = seats, context
         if found.tokenizer.vocab_size > preset.model.vocab_size:
             raise InputError(
                 f"the tokenizer has {found.tokenizer.vocab_size} tokens, the model knows {preset.model.vocab_size}",
                 where=found.tokenizer.where,
                 fix="use the tokenizer that the model was trained with",
             )
-        with found.weights.open(preset.model) as parts:
-            self.model = SparkForCausalLM(preset.model, seed=None, setup=Setup(lora=parts.lora))
-            self.model.load_state(parts.base)
-            if parts.adapters is not None:
-                self.model.load_adapters(parts.adapters.tensors)
-            self.doubt = parts.doubt()  # a sentence to show, or None
-        self._tokens, self._seconds = 0, 0.0  # of decoding, first tokens left out
-        self._first: float | None = None  # seconds to the very first token
+        self.model, self.doubt = load_model(found, mesh, fold)  # the doubt is a sentence to show, or None
+        self._engine: Engine | None = None
+        self._first: list[float] = []  # seconds to the first token of each answer
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that answers."""
+        from spark13b.infer.engine import Engine
+
+        if self._engine is None:
+            self._engine = Engine(self.model, self.tokenizer, self.seats, context=self._context)
+        return self._engine
 
     def prompt_ids(self, question: str) -> list[int]:
         """The ids of a question in the preset's template."""
         return self.tokenizer.encode(self.options.prompt_template.format(question))
 
-    def check(self, questions: Sequence[str]) -> None:
-        """Raise InputError for a question that leaves no room for an answer."""
-        context = self.model.config.seq_length
-        for number, question in enumerate(questions, 1):
-            size = len(self.prompt_ids(question))
-            if size >= context:
-                raise InputError(
-                    f"prompt {number} has {size} tokens, the context holds {context} with the answer: {question[:30]}…",
-                    where="model.seq_length",
-                    fix="shorten the prompt, or use a model with a longer context",
+    def requests(self, prompts: Sequence[Prompt], logprobs: int | None = None) -> list[Request]:
+        """The requests for prompts, encoded once. Raises InputError that names a prompt that cannot be answered."""
+        texts = iter(
+            self.tokenizer.encode_batch(
+                [self.options.prompt_template.format(prompt.text) for prompt in prompts if prompt.ids is None]
+            )
+        )
+        requests = []
+        context = min(self._context or self.model.config.seq_length, self.model.config.seq_length)
+        for prompt in prompts:
+            ids = list(prompt.ids) if prompt.ids is not None else next(texts)
+            shown = f": {prompt.text[:30]}…" if prompt.text else ""
+            if len(ids) >= context:
+                raise prompt.error(
+                    f"the prompt has {len(ids)} tokens, the context holds {context} with the answer{shown}",
+                    "shorten it, or use a model with a longer context",
                 )
+            wrong = next((one for one in ids if not 0 <= one < self.model.config.vocab_size), None)
+            if wrong is not None:
+                raise prompt.error(
+                    f"token id {wrong} is outside the model's vocabulary of {self.model.config.vocab_size}",
+                    "use ids of the model's own tokenizer",
+                )
+            requests.append(Request(ids, self.options, logprobs))
+        return requests
+
+    def run(self, requests: Iterable[Request]) -> Iterator[tuple[int, Piece]]:
+        """Answer requests, as many at once as there are seats: (number of the request, what it has grown by).
+
+        A request is taken when there is a seat for it, so that any number of them needs no more memory. When the caller
+        leaves early, running answers end as `cancelled`.
+        """
+        engine, waiting = self.engine, iter(enumerate(requests))
+        numbers: dict[int, int] = {}
+        running: dict[int, Generation] = {}
+        more = True
+        try:
+            while more or engine.busy:
+                while more and engine.running + engine.waiting < max(engine.seats, 1):
+                    number, request = next(waiting, (0, None))
+                    if request is None:
+                        more = False
+                        break
+                    generation = engine.add(request)
+                    numbers[generation.number], running[generation.number] = number, generation
+                for piece in engine.step() if engine.busy else ():
+                    generation = piece.generation
+                    if generation.done:
+                        del running[generation.number]
+                        if generation.first_token_at is not None:
+                            self._first.append(generation.first_token_at - generation.added_at)
+                    yield numbers[generation.number], piece
+        finally:
+            for generation in running.values():
+                engine.cancel(generation)
 
     def answer(self, question: str) -> Answer:
         """The whole answer."""
-        tokens = list(self._tokens_of(question))
-        limit = self._limit(question)
-        return Answer(
-            self.tokenizer.decode(tokens),
-            len(self.prompt_ids(question)),
-            len(tokens),
-            "length" if len(tokens) >= limit else "stop",
-        )
+        (answer,) = self.answers([question])
+        return answer
+
+    def answers(self, questions: Sequence[str]) -> Iterator[Answer]:
+        """The answers, in the order of the questions."""
+        requests = self.requests([Prompt(question) for question in questions])
+        done: dict[int, Generation] = {}
+        expected = 0
+        for number, piece in self.run(requests):
+            if piece.generation.done:
+                done[number] = piece.generation
+            while expected in done:
+                one = done.pop(expected)
+                expected += 1
+                assert one.finish_reason is not None
+                yield Answer(one.text, len(one.request.prompt), len(one.tokens), one.finish_reason)
 
     def stream(self, question: str) -> Iterator[str]:
         """The answer's text, each piece as soon as it is decided."""
-        decoder = self.tokenizer.stream()
-        for token in self._tokens_of(question):
-            piece = decoder.push(token)
-            if piece:
-                yield piece
-        rest = decoder.finish()
-        if rest:
-            yield rest
+        for _, piece in self.run(self.requests([Prompt(question)])):
+            if piece.text:
+                yield piece.text
 
     def speed(self) -> str:
-        """One line on how fast the answers came; the first token of a length includes compilation."""
-        rate = self._tokens / self._seconds if self._seconds else 0.0
-        first = f", first token after {self._first:.1f} s (with compilation)" if self._first is not None else ""
-        return f"{self._tokens} tokens at {rate:.0f} tokens/s{first}"
-
-    def _tokens_of(self, question: str) -> Iterator[int]:
-        from spark13b.infer.generation import stream
-
-        began = time.monotonic()
-        for count, token in enumerate(
-            stream(self.model, self.prompt_ids(question), self.options, self.tokenizer.end_id)
-        ):
-            passed = time.monotonic() - began
-            if count > 1:  # the first two may wait for the compiler
-                self._tokens += 1
-                self._seconds += passed
-            elif count == 0 and self._first is None:
-                self._first = passed
-            yield token
-            began = time.monotonic()
-
-    def _limit(self, question: str) -> int:
-        return min(self.options.max_new_tokens, self.model.config.seq_length - len(self.prompt_ids(question)))
+        """One line on how fast the answers came; calls that compiled a graph are left out of the rates."""
+        pace = self.engine.pace
+        parts = []
+        if pace.prompt_seconds:
+            parts.append(f"prompts at {pace.prompt_tokens / pace.prompt_seconds:,.0f} tokens/s")
+        if pace.step_seconds:
+            parts.append(f"{pace.new_tokens:,} tokens at {pace.new_tokens / pace.step_seconds:,.0f} tokens/s")
+        if self._first:
+            parts.append(f"first token after {statistics.median(self._first):.2f} s (median)")
+        if pace.compile_seconds:
+            parts.append(f"compiled for {pace.compile_seconds:.1f} s")
+        return ", ".join(parts) or "nothing was answered"
