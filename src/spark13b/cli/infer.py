@@ -31,9 +31,7 @@ def infer(
     preset: options.Preset = None,
     load: options.Load = None,
     adapter: options.Adapter = None,
-    merge_adapter: Annotated[
-        bool, typer.Option("--merge-adapter", help="Add the adapters to the weights at load: faster, and rounded.")
-    ] = False,
+    merge_adapter: options.MergeAdapter = False,
     tokenizer: options.Tokenizer = None,
     prompt_file: Annotated[
         Path | None, typer.Option("--prompt-file", help='JSON Lines or a JSON array of {"input": "..."}.')

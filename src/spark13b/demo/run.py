@@ -121,7 +121,8 @@ def run_demo(folder: Path, seed: int, force: bool, show: Show, shown: int = 8, p
     progress.note("5 fine-tuning")
     _train(_preset("cpu-tiny-sft", tokenizer, SFT_STEPS, seed), files.sft_rows, files.sft, files.pretrain, progress)
     progress.note("6 questions that were held out of the training data")
-    session = Session(find_model(files.sft.path, None, None, {"generation.max_new_tokens": ANSWER_TOKENS}, ()))
+    found = find_model(files.sft.path, None, None, {"generation.max_new_tokens": ANSWER_TOKENS}, ())
+    session = Session(found, seats=8)
     answers = _ask(session, _mixed(corpus), show, shown)
     parameters = sum(parameter.size for parameter in session.model.weights().values())
     summary = _summary(seed, answers, parameters, time.monotonic() - began)
@@ -192,14 +193,10 @@ def _mixed(corpus: Corpus) -> list[Question]:
 
 
 def _ask(session: Session, questions: list[Question], show: Show, shown: int) -> list[tuple[Question, str]]:
-    answers = []
-    for number, question in enumerate(questions):
-        if number < shown:
-            answer = show(question, session.stream(question.instruction))
-        else:
-            answer = session.answer(question.instruction).predict
-        answers.append((question, answer))
-    return answers
+    first, others = questions[:shown], questions[shown:]
+    told = [show(question, session.stream(question.instruction)) for question in first]
+    told += [answer.predict for answer in session.answers([question.instruction for question in others])]
+    return list(zip(questions, told, strict=True))
 
 
 def _summary(seed: int, answers: list[tuple[Question, str]], parameters: int, seconds: float) -> Summary:

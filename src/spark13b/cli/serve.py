@@ -1,0 +1,102 @@
+"""`spark13b serve`: answer over HTTP, as OpenAI's API does, with a chat page."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spark13b.cli import console, options
+from spark13b.errors import InputError
+
+app = typer.Typer(add_completion=False)
+_KEY = "SPARK13B_API_KEY"
+
+
+@app.command(epilog="Example: spark13b serve --load runs/sft --port 8000, then open http://127.0.0.1:8000")
+def serve(
+    preset: options.Preset = None,
+    load: options.Load = None,
+    adapter: options.Adapter = None,
+    merge_adapter: options.MergeAdapter = False,
+    tokenizer: options.Tokenizer = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8000,
+    seats: Annotated[int, typer.Option("--seats", min=1, max=256, help="Answers at once.")] = 8,
+    queue: Annotated[
+        int, typer.Option("--queue", min=0, help="Requests that may wait; more are refused with 429.")
+    ] = 64,
+    context: Annotated[
+        int | None,
+        typer.Option("--context", min=2, help="Most tokens of prompt and answer \\[default: the model's]."),
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds that one request may take.")] = 600.0,
+    grace: Annotated[
+        float, typer.Option("--grace", min=0, help="Seconds for running answers to end when the server is stopped.")
+    ] = 30.0,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option("--api-key", help=f"Clients must send one of these. Repeatable; better {_KEY} or a file."),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", help="A file of keys, one a line, that only you may read.")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option("--cors-origin", help="Pages from there may ask. Repeatable; off by default.")
+    ] = None,
+    model_name: Annotated[str, typer.Option("--model-name", help="The model's name in the API.")] = "spark13b",
+    assignments: options.Set = None,
+) -> None:
+    """Serve a model over HTTP: OpenAI's chat and text completions, and a chat page at /.
+
+    Without --load the model of 'spark13b demo' answers. Ctrl-C finishes the running answers, a second one does not.
+    """
+    from spark13b.infer.session import find_model
+
+    keys = _keys(api_key or [], api_key_file)
+    progress = console.TerminalProgress()
+    found = find_model(load, preset, tokenizer, {}, assignments or [], adapter)
+    if found.is_demo:
+        progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
+    from spark13b.serve.server import listen
+
+    socket = listen(host, port)
+    from spark13b.infer.session import Session
+    from spark13b.serve.app import Settings, make_app
+    from spark13b.serve.desk import Desk
+    from spark13b.serve.server import run
+
+    session = Session(found, seats, context, fold=merge_adapter)
+    if session.doubt:
+        progress.note(f"note: {session.doubt}")
+    session.answer("1")  # the first graphs are compiled before anybody waits for them
+    desk = Desk(session.engine, seats + queue)
+    settings = Settings(model_name, keys, cors_origin or (), timeout, progress.note)
+    name, number = socket.getsockname()[:2]
+    shown = f"[{name}]" if ":" in name else name
+
+    def ready() -> None:
+        progress.note(
+            f"serving {model_name} at http://{shown}:{number} (API: /v1, {'key' if keys else 'no key'} needed)"
+        )
+
+    run(make_app(session, desk, settings), desk, socket, grace, ready)
+    progress.note(f"stopped; {session.speed()}")
+
+
+def _keys(given: list[str], file: Path | None) -> list[str]:
+    """The keys of the options, the environment and the file."""
+    keys = [*given, *filter(None, [os.environ.get(_KEY)])]
+    if file is not None:
+        if not file.is_file():
+            raise InputError("there is no such file", where=file, fix="check --api-key-file")
+        if file.stat().st_mode & 0o077:
+            raise InputError("others may read this file of keys", where=file, fix=f"chmod 600 {file}")
+        keys += [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not keys:
+            raise InputError("the file holds no key", where=file, fix="write one key a line")
+    if "" in given:
+        raise InputError("an empty key lets nobody in", where="--api-key", fix="give a key")
+    return keys

@@ -1,0 +1,1 @@
+"""The engine behind HTTP: an OpenAI-compatible server with a chat page."""

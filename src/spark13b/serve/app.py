@@ -1,0 +1,317 @@
+"""The routes: chat and text completions, models, health, metrics, and the chat page."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from spark13b import __version__
+from spark13b.errors import InputError
+from spark13b.infer.conversation import conversation_ids
+from spark13b.infer.requests import Generation, Piece
+from spark13b.infer.requests import Request as Asked
+from spark13b.infer.session import Session
+from spark13b.serve.desk import Broken, Busy, Desk
+from spark13b.serve.guards import Guard
+from spark13b.serve.metrics import Metrics
+from spark13b.serve.replies import Reply, event, problem
+from spark13b.serve.schemas import ChatBody, CompletionBody, Drawn, ProblemBody
+
+_PAGE = Path(__file__).parent / "page" / "index.html"
+_STATUS = (400, 401, 404, 405, 413, 422, 429, 500, 503, 504)
+_PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": ProblemBody} for status in _STATUS}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command's options say."""
+
+    model_name: str = "spark13b"
+    keys: Sequence[str] = ()
+    cors_origins: Sequence[str] = ()
+    timeout: float = 600.0  # seconds of one request
+    log: Callable[[str], None] = field(default=lambda line: None)
+
+
+class Refusal(Exception):
+    """A request that gets an error instead of an answer."""
+
+    def __init__(self, status: int, message: str, kind: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.body = status, problem(message, kind, param, code)
+
+
+def make_app(session: Session, desk: Desk, settings: Settings) -> FastAPI:
+    """The ASGI application."""
+    app = FastAPI(title="spark13b", version=__version__, docs_url=None, redoc_url=None, responses=_PROBLEMS)
+    engine = desk.engine
+    metrics = Metrics(lambda: engine.waiting, lambda: engine.running, lambda: desk.open)
+    kitchen = _Kitchen(session, desk, settings, metrics)
+    model = {"id": settings.model_name, "object": "model", "created": int(time.time()), "owned_by": "spark13b"}
+
+    @app.post("/v1/chat/completions")
+    async def chat(body: ChatBody) -> Response:
+        """The next answer of a conversation."""
+        try:
+            ids = conversation_ids(
+                session.tokenizer, session.options.prompt_template, [message.turn() for message in body.messages]
+            )
+        except ValueError as error:
+            raise Refusal(400, str(error), "invalid_request_error", "messages") from None
+        return await kitchen.reply("chat", body, [ids], body.most, body.alternatives, [""])
+
+    @app.post("/v1/completions")
+    async def completions(body: CompletionBody) -> Response:
+        """Text that goes on from a prompt, as it is."""
+        prompts, echoes = [], []
+        for prompt in body.prompts:
+            try:
+                ids = prompt if isinstance(prompt, list) else session.tokenizer.encode(prompt)
+            except ValueError as error:
+                raise Refusal(400, str(error), "invalid_request_error", "prompt") from None
+            prompts.append(ids)
+            unknown = any(not 0 <= one < session.tokenizer.vocab_size for one in ids)
+            shown = prompt if isinstance(prompt, str) else "" if unknown else session.tokenizer.decode(ids)
+            echoes.append(shown if body.echo else "")
+        return await kitchen.reply("text", body, prompts, body.max_tokens, body.logprobs, echoes)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The one model that is served."""
+        return {"object": "list", "data": [model]}
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        """The model, if that is its name."""
+        kitchen.check_model(name)
+        return model
+
+    @app.get("/health")
+    async def health() -> Response:
+        """Whether answers can be made."""
+        fine = desk.failure is None
+        return JSONResponse({"status": "ok" if fine else "the engine has failed"}, 200 if fine else 503)
+
+    @app.get("/metrics")
+    async def prometheus() -> Response:
+        """Counters for Prometheus."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        """The chat page."""
+        return _page()
+
+    _handle_errors(app)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+        )
+    app.add_middleware(Guard, keys=settings.keys, log=settings.log, count=metrics.count)
+    return app
+
+
+class _Kitchen:
+    """Makes the answers of both kinds, at once or as streams."""
+
+    def __init__(self, session: Session, desk: Desk, settings: Settings, metrics: Metrics) -> None:
+        self._session, self._desk, self._settings, self._metrics = session, desk, settings, metrics
+
+    def check_model(self, name: str | None) -> None:
+        """Raise Refusal for another model's name."""
+        if name is not None and name != self._settings.model_name:
+            text = f"there is no model '{name}' here, only '{self._settings.model_name}'"
+            raise Refusal(404, text, "invalid_request_error", "model", "model_not_found")
+
+    async def reply(
+        self,
+        kind: str,
+        body: Drawn,
+        prompts: Sequence[Sequence[int]],
+        most: int | None,
+        logprobs: int | None,
+        echoes: Sequence[str],
+    ) -> Response:
+        """Answer each prompt `body.n` times."""
+        self.check_model(body.model)
+        requests = self._requests(body, prompts, most, logprobs)
+        try:
+            self._desk.make_room(len(requests))
+        except Busy:
+            raise Refusal(429, "too many requests wait already; try again soon", "rate_limit_error") from None
+        reply = Reply(kind, self._settings.model_name, self._session.tokenizer)
+        told = [echo for echo in echoes for _ in range(body.n or 1)]
+        if body.stream:
+            usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+            events = self._events(reply, requests, told, usage)
+            return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                generations = await self._all(requests)
+        except TimeoutError:
+            text = f"the answer took more than {self._settings.timeout:g} s"
+            raise Refusal(504, text, "timeout_error") from None
+        return JSONResponse(reply.whole(generations, told))
+
+    def _requests(
+        self, body: Drawn, prompts: Sequence[Sequence[int]], most: int | None, logprobs: int | None
+    ) -> list[Asked]:
+        try:
+            options = body.generation(self._session.options, most)
+            requests = []
+            for prompt in prompts:
+                for number in range(body.n or 1):
+                    seed = (options.seed + number) % 2**32
+                    requests.append(Asked(prompt, options.model_copy(update={"seed": seed}), logprobs))
+                    self._desk.check(requests[-1])
+        except InputError as error:
+            code = "context_length_exceeded" if "the context holds" in error.what else None
+            raise Refusal(400, f"{error.what}: {error.fix}", "invalid_request_error", "prompt", code) from None
+        except ValueError as error:
+            raise Refusal(400, str(error).splitlines()[0], "invalid_request_error") from None
+        if not requests:
+            raise Refusal(400, "there is no prompt", "invalid_request_error", "prompt")
+        return requests
+
+    async def _all(self, requests: Sequence[Asked]) -> list[Generation]:
+        async def one(request: Asked) -> Generation:
+            async with aclosing(self._desk.answer(request)) as pieces:
+                async for piece in pieces:
+                    last = piece
+            return last.generation
+
+        tasks = [asyncio.ensure_future(one(request)) for request in requests]
+        try:
+            generations = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        self._metrics.ended(generations)
+        return generations
+
+    async def _events(
+        self, reply: Reply, requests: Sequence[Asked], echoes: Sequence[str], with_usage: bool
+    ) -> AsyncIterator[str]:
+        """The server-sent events of a stream, its choices as they come."""
+        generations: dict[int, Generation] = {}
+        for index, echo in enumerate(echoes):
+            if begin := reply.begin(index, echo):
+                yield event(begin)
+        try:
+            async with asyncio.timeout(self._settings.timeout), aclosing(self._merged(requests)) as pieces:
+                async for index, piece in pieces:
+                    generation = piece.generation
+                    if piece.text or (piece.tokens and generation.request.logprobs is not None):
+                        yield event(reply.piece(index, generation, piece.text, piece.tokens))
+                    if generation.done:
+                        generations[index] = generation
+                        yield event(reply.end(index, generation))
+        except TimeoutError:
+            yield event(problem(f"the answer took more than {self._settings.timeout:g} s", "timeout_error"))
+            return
+        except Broken:
+            yield event(problem("the engine has failed", "server_error"))
+            return
+        finally:
+            self._metrics.ended(list(generations.values()))
+        if with_usage:
+            yield event(reply.usage([generations[index] for index in sorted(generations)]))
+        yield event("[DONE]")
+
+    async def _merged(self, requests: Sequence[Asked]) -> AsyncGenerator[tuple[int, Piece]]:
+        """The pieces of several answers as they come."""
+        if len(requests) == 1:
+            async with aclosing(self._desk.answer(requests[0])) as pieces:
+                async for piece in pieces:
+                    yield 0, piece
+            return
+        merged: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue()
+
+        async def one(index: int, request: Asked) -> None:
+            try:
+                async with aclosing(self._desk.answer(request)) as pieces:
+                    async for piece in pieces:
+                        merged.put_nowait((index, piece))
+                merged.put_nowait((index, None))
+            except Broken as error:
+                merged.put_nowait((index, error))
+
+        tasks = [asyncio.ensure_future(one(index, request)) for index, request in enumerate(requests)]
+        try:
+            left = len(tasks)
+            while left:
+                index, item = await merged.get()
+                if isinstance(item, Exception):
+                    raise item
+                if item is None:
+                    left -= 1
+                else:
+                    yield index, item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _handle_errors(app: FastAPI) -> None:
+    """Let every error have OpenAI's shape."""
+
+    @app.exception_handler(Refusal)
+    async def refused(_: Request, error: Refusal) -> Response:
+        headers = {"retry-after": "1"} if error.status == 429 else None
+        return JSONResponse(error.body, error.status, headers)
+
+    @app.exception_handler(Broken)
+    async def broken(_: Request, error: Broken) -> Response:
+        return JSONResponse(problem("the engine has failed", "server_error"), 503)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if part != "body") or None
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "json_invalid":
+            message = f"the body is not JSON: {first.get('ctx', {}).get('error', '')}"
+        return JSONResponse(problem(message, "invalid_request_error", place), 400)
+
+    @app.exception_handler(HTTPException)
+    async def other(_: Request, error: HTTPException) -> Response:
+        return JSONResponse(problem(str(error.detail), "invalid_request_error"), error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> Response:
+        return JSONResponse(problem("something failed inside the server", "server_error"), 500)
+
+
+def _page() -> Response:
+    """The page, and a policy that lets nothing run but its own style and script."""
+    text = _PAGE.read_text(encoding="utf-8")
+    policy = ["default-src 'none'", "connect-src 'self'", "img-src data:", "base-uri 'none'", "form-action 'none'"]
+    for tag in ("style", "script"):
+        inside = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        hashes = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in inside]
+        policy.append(f"{tag}-src " + " ".join(f"'sha256-{one}'" for one in hashes))
+    headers = {
+        "content-security-policy": "; ".join([*policy, "frame-ancestors 'none'"]),
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-cache",
+    }
+    return Response(text, media_type="text/html; charset=utf-8", headers=headers)

@@ -1,0 +1,139 @@
+"""Between the server's event loop and the engine, which belongs to another thread: requests in, pieces out."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+
+from spark13b.errors import JobError
+from spark13b.infer.engine import Engine
+from spark13b.infer.requests import Generation, Piece, Request
+
+_IDLE = 0.5  # seconds between looks at the stop sign when nothing is asked
+
+
+class Busy(Exception):
+    """So many requests wait already that no more are taken."""
+
+
+class Broken(Exception):
+    """The engine has failed; nothing is answered any more."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One request at the desk: its pieces come through `pieces`, the failure of the engine as an exception."""
+
+    request: Request
+    loop: asyncio.AbstractEventLoop
+    incoming: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
+    generation: Generation | None = None
+
+    def put(self, item: Piece | Exception) -> None:
+        """Hand something over, from the engine's thread."""
+        try:
+            self.loop.call_soon_threadsafe(self.incoming.put_nowait, item)
+        except RuntimeError:  # the server has gone
+            return
+
+
+class Desk:
+    """Takes requests in the event loop (`answer`), serves them in the thread that calls `serve`.
+
+    At most `most` requests are open at a time, running or waiting.
+    """
+
+    def __init__(self, engine: Engine, most: int) -> None:
+        self.engine, self._most = engine, most
+        self._commands: queue.SimpleQueue[tuple[str, Ticket]] = queue.SimpleQueue()
+        self._open: dict[Ticket, None] = {}
+        self._tickets: dict[int, Ticket] = {}  # the engine's side: by number of the generation
+        self._lock = threading.Lock()
+        self.failure: Exception | None = None
+
+    @property
+    def open(self) -> int:
+        """Requests that run or wait."""
+        return len(self._open)
+
+    def check(self, request: Request) -> None:
+        """Raise InputError as `Engine.check` does."""
+        self.engine.check(request)
+
+    def make_room(self, count: int) -> None:
+        """Raise Busy when `count` more requests are too many, Broken when the engine has failed."""
+        if self.failure is not None:
+            raise Broken
+        if self.open + count > self._most:
+            raise Busy
+
+    async def answer(self, request: Request) -> AsyncGenerator[Piece]:
+        """The pieces of an answer as they come. Who leaves early frees the seat. Raises Broken."""
+        ticket = Ticket(request, asyncio.get_running_loop())
+        with self._lock:
+            if self.failure is not None:
+                raise Broken
+            self._open[ticket] = None
+        self._commands.put(("add", ticket))
+        ended = False
+        try:
+            while True:
+                item = await ticket.incoming.get()
+                if isinstance(item, Exception):
+                    ended = True
+                    raise Broken from item
+                ended = item.generation.done
+                yield item
+                if ended:
+                    return
+        finally:
+            if not ended:
+                self._commands.put(("cancel", ticket))
+            with self._lock:
+                self._open.pop(ticket, None)
+
+    def serve(self, stopped: Callable[[], bool], live: Callable[[], None] = lambda: None) -> None:
+        """Serve until `stopped()`; `live` is called again and again. Raises JobError when the engine fails."""
+        try:
+            while not stopped():
+                live()
+                self._take(wait=not self.engine.busy)
+                if self.engine.busy:
+                    for piece in self.engine.step():
+                        self._deliver(piece)
+        except Exception as error:
+            self._fail(error)
+            raise JobError(f"the engine failed: {error}", fix="start the server again; --debug shows where") from error
+
+    def _take(self, wait: bool) -> None:
+        """Do what the event loop asks for."""
+        try:
+            while True:
+                name, ticket = self._commands.get(timeout=_IDLE) if wait else self._commands.get_nowait()
+                wait = False
+                if name == "add":
+                    ticket.generation = self.engine.add(ticket.request)
+                    self._tickets[ticket.generation.number] = ticket
+                elif ticket.generation is not None:
+                    self._tickets.pop(ticket.generation.number, None)
+                    self.engine.cancel(ticket.generation)
+        except queue.Empty:
+            return
+
+    def _deliver(self, piece: Piece) -> None:
+        ticket = self._tickets.get(piece.generation.number)
+        if ticket is None:
+            return
+        if piece.generation.done:
+            del self._tickets[piece.generation.number]
+        ticket.put(piece)
+
+    def _fail(self, error: Exception) -> None:
+        with self._lock:
+            self.failure = error
+            tickets = list(self._open)
+        for ticket in tickets:
+            ticket.put(error)

@@ -1,0 +1,74 @@
+"""A server's life: the socket, the web server in a thread, the engine in this one, and a graceful end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from spark13b.errors import InputError
+from spark13b.serve.desk import Desk
+
+_STARTING = 10.0  # seconds for the web server to begin
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises InputError when the port is taken or the address is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+        found.listen(512)
+    except (OSError, OverflowError) as error:
+        found.close()
+        what = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"cannot listen on {host} port {port}: {what}",
+            where="--port",
+            fix="choose another --port or --host, or stop what listens there ('ss -ltnp' shows it)",
+        ) from error
+    return found
+
+
+def run(app: FastAPI, desk: Desk, where: socket.socket, grace: float, ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish the running answers for at most `grace` seconds; a second signal ends
+    at once. Raises JobError when the engine fails."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=int(grace) + 1,
+    )
+    server = uvicorn.Server(config)
+    web = threading.Thread(target=server.run, kwargs={"sockets": [where]}, name="web", daemon=True)
+    stop_at = [float("inf")]
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if server.should_exit:
+            server.force_exit = True
+            stop_at[0] = 0.0
+        server.should_exit = True  # no new connections; open requests go on
+        stop_at[0] = min(stop_at[0], time.monotonic() + grace)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        web.start()
+        until = time.monotonic() + _STARTING
+        while not server.started and web.is_alive() and time.monotonic() < until:
+            time.sleep(0.01)
+        ready()
+        desk.serve(lambda: not web.is_alive() or time.monotonic() > stop_at[0])
+    finally:
+        server.should_exit = server.force_exit = True
+        web.join(timeout=5)
+        for number, handler in before.items():
+            signal.signal(number, handler)
