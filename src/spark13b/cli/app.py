@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "lora": ("lora", "Model", "Train LoRA adapters beside a model that stays as it is."),
     "eval": ("eval", "Model", "Measure loss, perplexity and accuracy of a model on rows."),
     "infer": ("infer", "Model", "Answer prompts with a trained model."),
+    "chat": ("chat", "Model", "Talk with a model in the terminal."),
     "serve": ("serve", "Model", "Serve a model over HTTP as OpenAI's API does, with a chat page."),
     "export": ("export", "Model", "Write a model as MindIR graphs, or as safetensors for other tools."),
 }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spark13b.cli import console, options
 from spark13b.errors import InputError
+
+if TYPE_CHECKING:
+    from spark13b.infer.session import Session
 
 app = typer.Typer(add_completion=False)
 _KEY = "SPARK13B_API_KEY"
@@ -71,7 +74,7 @@ def serve(
     session = Session(found, seats, context, fold=merge_adapter)
     if session.doubt:
         progress.note(f"note: {session.doubt}")
-    session.answer("1")  # the first graphs are compiled before anybody waits for them
+    _warm(session)
     desk = Desk(session.engine, seats + queue)
     settings = Settings(model_name, keys, cors_origin or (), timeout, progress.note)
     name, number = socket.getsockname()[:2]
@@ -84,6 +87,15 @@ def serve(
 
     run(make_app(session, desk, settings), desk, socket, grace, ready)
     progress.note(f"stopped; {session.speed()}")
+
+
+def _warm(session: Session) -> None:
+    """Compile the first graphs before anybody waits for them: begin an answer of the usual length."""
+    from spark13b.infer.prompts import Prompt
+
+    for _, piece in session.run(session.requests([Prompt("1")])):
+        if len(piece.generation.tokens) > 1:
+            return
 
 
 def _keys(given: list[str], file: Path | None) -> list[str]:

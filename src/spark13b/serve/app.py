@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import random
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -25,7 +26,7 @@ from spark13b.infer.conversation import conversation_ids
 from spark13b.infer.requests import Generation, Piece
 from spark13b.infer.requests import Request as Asked
 from spark13b.infer.session import Session
-from spark13b.serve.desk import Broken, Busy, Desk
+from spark13b.serve.desk import Broken, Busy, Desk, Ticket
 from spark13b.serve.guards import Guard
 from spark13b.serve.metrics import Metrics
 from spark13b.serve.replies import Reply, event, problem
@@ -33,6 +34,7 @@ from spark13b.serve.schemas import ChatBody, CompletionBody, Drawn, ProblemBody
 
 _PAGE = Path(__file__).parent / "page" / "index.html"
 _STATUS = (400, 401, 404, 405, 413, 422, 429, 500, 503, 504)
+_ALTERNATIVE = re.compile(r"[\[\]]|^(str|int)$")  # pydantic names the alternatives of a union in the place
 _PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": ProblemBody} for status in _STATUS}
 
 
@@ -58,13 +60,12 @@ class Refusal(Exception):
 def make_app(session: Session, desk: Desk, settings: Settings) -> FastAPI:
     """The ASGI application."""
     app = FastAPI(title="spark13b", version=__version__, docs_url=None, redoc_url=None, responses=_PROBLEMS)
-    engine = desk.engine
-    metrics = Metrics(lambda: engine.waiting, lambda: engine.running, lambda: desk.open)
+    metrics = Metrics(lambda: desk.waiting, lambda: desk.running, lambda: desk.open)
     kitchen = _Kitchen(session, desk, settings, metrics)
     model = {"id": settings.model_name, "object": "model", "created": int(time.time()), "owned_by": "spark13b"}
 
     @app.post("/v1/chat/completions")
-    async def chat(body: ChatBody) -> Response:
+    async def chat(body: ChatBody, request: Request) -> Response:
         """The next answer of a conversation."""
         try:
             ids = conversation_ids(
@@ -72,10 +73,10 @@ def make_app(session: Session, desk: Desk, settings: Settings) -> FastAPI:
             )
         except ValueError as error:
             raise Refusal(400, str(error), "invalid_request_error", "messages") from None
-        return await kitchen.reply("chat", body, [ids], body.most, body.alternatives, [""])
+        return await kitchen.reply(request, "chat", body, [ids], body.most, body.alternatives, [""])
 
     @app.post("/v1/completions")
-    async def completions(body: CompletionBody) -> Response:
+    async def completions(body: CompletionBody, request: Request) -> Response:
         """Text that goes on from a prompt, as it is."""
         prompts, echoes = [], []
         for prompt in body.prompts:
@@ -87,7 +88,7 @@ def make_app(session: Session, desk: Desk, settings: Settings) -> FastAPI:
             unknown = any(not 0 <= one < session.tokenizer.vocab_size for one in ids)
             shown = prompt if isinstance(prompt, str) else "" if unknown else session.tokenizer.decode(ids)
             echoes.append(shown if body.echo else "")
-        return await kitchen.reply("text", body, prompts, body.max_tokens, body.logprobs, echoes)
+        return await kitchen.reply(request, "text", body, prompts, body.max_tokens, body.logprobs, echoes)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -106,7 +107,7 @@ def make_app(session: Session, desk: Desk, settings: Settings) -> FastAPI:
         fine = desk.failure is None
         return JSONResponse({"status": "ok" if fine else "the engine has failed"}, 200 if fine else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def prometheus() -> Response:
         """Counters for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
@@ -133,6 +134,7 @@ class _Kitchen:
 
     def __init__(self, session: Session, desk: Desk, settings: Settings, metrics: Metrics) -> None:
         self._session, self._desk, self._settings, self._metrics = session, desk, settings, metrics
+        self._seeds = random.Random(session.options.seed)  # of requests without one: each draws another answer
 
     def check_model(self, name: str | None) -> None:
         """Raise Refusal for another model's name."""
@@ -142,6 +144,7 @@ class _Kitchen:
 
     async def reply(
         self,
+        client: Request,
         kind: str,
         body: Drawn,
         prompts: Sequence[Sequence[int]],
@@ -153,21 +156,24 @@ class _Kitchen:
         self.check_model(body.model)
         requests = self._requests(body, prompts, most, logprobs)
         try:
-            self._desk.make_room(len(requests))
+            tickets = self._desk.take(requests)
         except Busy:
             raise Refusal(429, "too many requests wait already; try again soon", "rate_limit_error") from None
         reply = Reply(kind, self._settings.model_name, self._session.tokenizer)
         told = [echo for echo in echoes for _ in range(body.n or 1)]
         if body.stream:
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-            events = self._events(reply, requests, told, usage)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+            return _Stream(self._events(reply, tickets, told, usage), lambda: self._desk.release(tickets))
         try:
             async with asyncio.timeout(self._settings.timeout):
-                generations = await self._all(requests)
+                generations = await self._all(client, tickets)
         except TimeoutError:
             text = f"the answer took more than {self._settings.timeout:g} s"
             raise Refusal(504, text, "timeout_error") from None
+        finally:
+            self._desk.release(tickets)
+        if generations is None:
+            return Response(status_code=499)  # nobody reads it; the access log does
         return JSONResponse(reply.whole(generations, told))
 
     def _requests(
@@ -175,6 +181,8 @@ class _Kitchen:
     ) -> list[Asked]:
         try:
             options = body.generation(self._session.options, most)
+            if body.seed is None and options.do_sample:
+                options = options.model_copy(update={"seed": self._seeds.randrange(2**32)})
             requests = []
             for prompt in prompts:
                 for number in range(body.n or 1):
@@ -190,24 +198,30 @@ class _Kitchen:
             raise Refusal(400, "there is no prompt", "invalid_request_error", "prompt")
         return requests
 
-    async def _all(self, requests: Sequence[Asked]) -> list[Generation]:
-        async def one(request: Asked) -> Generation:
-            async with aclosing(self._desk.answer(request)) as pieces:
-                async for piece in pieces:
-                    last = piece
-            return last.generation
+    async def _all(self, client: Request, tickets: Sequence[Ticket]) -> list[Generation] | None:
+        """The whole answers; None when the client has left."""
 
-        tasks = [asyncio.ensure_future(one(request)) for request in requests]
+        async def gather() -> list[Generation]:
+            return [[piece async for piece in self._desk.pieces(ticket)][-1].generation for ticket in tickets]
+
+        async def left() -> None:
+            while (await client.receive())["type"] != "http.disconnect":
+                pass
+
+        work, leaving = asyncio.ensure_future(gather()), asyncio.ensure_future(left())
         try:
-            generations = await asyncio.gather(*tasks)
+            await asyncio.wait([work, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                return None
+            generations = work.result()
         finally:
-            for task in tasks:
-                task.cancel()
+            work.cancel()
+            leaving.cancel()
         self._metrics.ended(generations)
         return generations
 
     async def _events(
-        self, reply: Reply, requests: Sequence[Asked], echoes: Sequence[str], with_usage: bool
+        self, reply: Reply, tickets: Sequence[Ticket], echoes: Sequence[str], with_usage: bool
     ) -> AsyncIterator[str]:
         """The server-sent events of a stream, its choices as they come."""
         generations: dict[int, Generation] = {}
@@ -215,7 +229,7 @@ class _Kitchen:
             if begin := reply.begin(index, echo):
                 yield event(begin)
         try:
-            async with asyncio.timeout(self._settings.timeout), aclosing(self._merged(requests)) as pieces:
+            async with asyncio.timeout(self._settings.timeout), aclosing(self._merged(tickets)) as pieces:
                 async for index, piece in pieces:
                     generation = piece.generation
                     if piece.text or (piece.tokens and generation.request.logprobs is not None):
@@ -235,25 +249,19 @@ class _Kitchen:
             yield event(reply.usage([generations[index] for index in sorted(generations)]))
         yield event("[DONE]")
 
-    async def _merged(self, requests: Sequence[Asked]) -> AsyncGenerator[tuple[int, Piece]]:
+    async def _merged(self, tickets: Sequence[Ticket]) -> AsyncGenerator[tuple[int, Piece]]:
         """The pieces of several answers as they come."""
-        if len(requests) == 1:
-            async with aclosing(self._desk.answer(requests[0])) as pieces:
-                async for piece in pieces:
-                    yield 0, piece
-            return
         merged: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue()
 
-        async def one(index: int, request: Asked) -> None:
+        async def one(index: int, ticket: Ticket) -> None:
             try:
-                async with aclosing(self._desk.answer(request)) as pieces:
-                    async for piece in pieces:
-                        merged.put_nowait((index, piece))
+                async for piece in self._desk.pieces(ticket):
+                    merged.put_nowait((index, piece))
                 merged.put_nowait((index, None))
             except Broken as error:
                 merged.put_nowait((index, error))
 
-        tasks = [asyncio.ensure_future(one(index, request)) for index, request in enumerate(requests)]
+        tasks = [asyncio.ensure_future(one(index, ticket)) for index, ticket in enumerate(tickets)]
         try:
             left = len(tasks)
             while left:
@@ -267,7 +275,20 @@ class _Kitchen:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events; `released` is called in the end, however that comes."""
+
+    def __init__(self, events: AsyncIterator[str], released: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        self._released = released
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._released()
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -284,8 +305,9 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "body") or None
+        first = max(error.errors(), key=lambda one: len(one["loc"]))  # of alternatives the one that went farthest
+        parts = [str(part) for part in first["loc"] if part != "body" and not _ALTERNATIVE.search(str(part))]
+        place = first.get("ctx", {}).get("param") or ".".join(parts) or None
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "json_invalid":
             message = f"the body is not JSON: {first.get('ctx', {}).get('error', '')}"
@@ -302,6 +324,8 @@ def _handle_errors(app: FastAPI) -> None:
 
 def _page() -> Response:
     """The page, and a policy that lets nothing run but its own style and script."""
+    if not _PAGE.is_file():
+        raise HTTPException(404, "this installation has no chat page")
     text = _PAGE.read_text(encoding="utf-8")
     policy = ["default-src 'none'", "connect-src 'self'", "img-src data:", "base-uri 'none'", "form-action 'none'"]
     for tag in ("style", "script"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from spark13b.errors import JobError
@@ -31,6 +31,7 @@ class Ticket:
     loop: asyncio.AbstractEventLoop
     incoming: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
     generation: Generation | None = None
+    ended: bool = False
 
     def put(self, item: Piece | Exception) -> None:
         """Hand something over, from the engine's thread."""
@@ -41,7 +42,7 @@ class Ticket:
 
 
 class Desk:
-    """Takes requests in the event loop (`answer`), serves them in the thread that calls `serve`.
+    """Takes requests in the event loop (`take`, `pieces`, `release`), serves them in the thread that calls `serve`.
 
     At most `most` requests are open at a time, running or waiting.
     """
@@ -53,6 +54,7 @@ class Desk:
         self._tickets: dict[int, Ticket] = {}  # the engine's side: by number of the generation
         self._lock = threading.Lock()
         self.failure: Exception | None = None
+        self.running = self.waiting = 0  # of the engine, as of its last step
 
     @property
     def open(self) -> int:
@@ -63,37 +65,40 @@ class Desk:
         """Raise InputError as `Engine.check` does."""
         self.engine.check(request)
 
-    def make_room(self, count: int) -> None:
-        """Raise Busy when `count` more requests are too many, Broken when the engine has failed."""
-        if self.failure is not None:
-            raise Broken
-        if self.open + count > self._most:
-            raise Busy
+    def take(self, requests: Sequence[Request]) -> list[Ticket]:
+        """Take requests, all or none; each must be given to `release` in the end.
 
-    async def answer(self, request: Request) -> AsyncGenerator[Piece]:
-        """The pieces of an answer as they come. Who leaves early frees the seat. Raises Broken."""
-        ticket = Ticket(request, asyncio.get_running_loop())
+        Raises Busy when they are too many, Broken when the engine has failed.
+        """
+        tickets = [Ticket(request, asyncio.get_running_loop()) for request in requests]
         with self._lock:
             if self.failure is not None:
                 raise Broken
-            self._open[ticket] = None
-        self._commands.put(("add", ticket))
-        ended = False
-        try:
-            while True:
-                item = await ticket.incoming.get()
-                if isinstance(item, Exception):
-                    ended = True
-                    raise Broken from item
-                ended = item.generation.done
-                yield item
-                if ended:
-                    return
-        finally:
-            if not ended:
-                self._commands.put(("cancel", ticket))
+            if self.open + len(tickets) > self._most:
+                raise Busy
+            self._open.update(dict.fromkeys(tickets))
+        for ticket in tickets:
+            self._commands.put(("add", ticket))
+        return tickets
+
+    async def pieces(self, ticket: Ticket) -> AsyncGenerator[Piece]:
+        """The pieces of an answer as they come. Raises Broken."""
+        while not ticket.ended:
+            item = await ticket.incoming.get()
+            if isinstance(item, Exception):
+                ticket.ended = True
+                raise Broken from item
+            ticket.ended = item.generation.done
+            yield item
+
+    def release(self, tickets: Iterable[Ticket]) -> None:
+        """Forget requests; an answer that has not ended is cancelled, so that its seat is free."""
+        for ticket in tickets:
             with self._lock:
+                known = ticket in self._open
                 self._open.pop(ticket, None)
+            if known and not ticket.ended:
+                self._commands.put(("cancel", ticket))
 
     def serve(self, stopped: Callable[[], bool], live: Callable[[], None] = lambda: None) -> None:
         """Serve until `stopped()`; `live` is called again and again. Raises JobError when the engine fails."""
@@ -104,6 +109,7 @@ class Desk:
                 if self.engine.busy:
                     for piece in self.engine.step():
                         self._deliver(piece)
+                self.running, self.waiting = self.engine.running, self.engine.waiting
         except Exception as error:
             self._fail(error)
             raise JobError(f"the engine failed: {error}", fix="start the server again; --debug shows where") from error

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
 from spark13b.serve.replies import problem
 
 MAX_BODY = 4 << 20
@@ -16,8 +18,11 @@ _OPEN = ("/health", "/", "/favicon.ico")  # need no key: they tell nothing
 Asgi = Callable[..., Any]
 
 
-class TooLarge(Exception):
+class TooLarge(HTTPException):
     """A body is longer than a server takes."""
+
+    def __init__(self) -> None:
+        super().__init__(413, f"the body is larger than {MAX_BODY >> 20} MiB")
 
 
 class Guard:
@@ -59,10 +64,8 @@ class Guard:
                 raise TooLarge
             else:
                 await self._app(scope, counted, watched)
-        except TooLarge:
-            if not status:
-                text = f"the body is larger than {MAX_BODY >> 20} MiB"
-                await _refuse(watched, 413, problem(text, "invalid_request_error"))
+        except TooLarge as error:
+            await _refuse(watched, 413, problem(error.detail, "invalid_request_error"))
         finally:
             route = getattr(scope.get("route"), "path", None) or "other"
             self._count(route, status)

@@ -82,7 +82,6 @@ class Reply:
             "tokens": [self._tokenizer.piece(token.id) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
             "top_logprobs": [{self._tokenizer.piece(one): value for one, value in token.top} for token in tokens],
-            "text_offset": [],
         }
 
     def _token(self, token: int, logprob: float | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from spark13b.config.sections import GenerationConfig
 from spark13b.errors import nearest
@@ -13,11 +14,24 @@ from spark13b.infer.conversation import Turn
 _MAX_CHOICES = 16
 _MAX_TOP = 20
 _SEEDS = 2**32
-_UNABLE = (
-    *("tools", "tool_choice", "functions", "function_call", "logit_bias", "presence_penalty", "frequency_penalty"),
-    *("response_format", "modalities", "audio", "prediction", "web_search_options", "suffix", "best_of"),
-)
-_OFF: tuple[Any, ...] = (None, 0, 0.0, 1, [], {}, "none", {"type": "text"}, ["text"])
+_LEAST = 1e-9
+# what this server cannot do, and the values that ask for nothing
+_UNABLE: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "logit_bias": ({},),
+    "presence_penalty": (0, 0.0),
+    "frequency_penalty": (0, 0.0),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "suffix": ("",),
+    "best_of": (1,),
+}
 
 
 class Body(BaseModel):
@@ -39,15 +53,22 @@ class Body(BaseModel):
         """Refuse what is not there, and what this server cannot do; drop what asks for nothing."""
         if not isinstance(values, dict):
             return values
-        for name in _UNABLE:
-            if name in values and not any(values[name] == off and type(values[name]) is type(off) for off in _OFF):
-                raise ValueError(f"this server has no {name}")
+        for name, nothing in _UNABLE.items():
+            value = values.get(name)
+            if value is not None and not any(value == off and type(value) is type(off) for off in nothing):
+                raise _wrong(name, f"this server cannot do what '{name}' asks for; leave it out")
         values = {name: value for name, value in values.items() if name not in _UNABLE}
         for name in values:
             if name not in cls.model_fields:
-                near = nearest(str(name), cls.model_fields)
-                raise ValueError(f"unknown field '{name}'" + (f"; did you mean '{near}'?" if near else ""))
+                near = nearest(name, cls.model_fields)
+                shown = name[:100].encode("ascii", "backslashreplace").decode()
+                raise _wrong(shown, f"unknown field '{shown}'" + (f"; did you mean '{near}'?" if near else ""))
         return values
+
+
+def _wrong(name: str, message: str) -> PydanticCustomError:
+    """An error of a field that the model does not have."""
+    return PydanticCustomError("field", "{message}", {"message": message, "param": name})
 
 
 class StreamOptions(BaseModel):
@@ -85,7 +106,7 @@ class Drawn(Body):
         """The options of the engine: the server's, changed by what was asked for."""
         asked: dict[str, Any] = {
             "top_k": self.top_k,
-            "top_p": self.top_p or None,
+            "top_p": None if self.top_p is None else max(self.top_p, _LEAST),  # 0: the most probable alone
             "repetition_penalty": self.repetition_penalty,
             "min_new_tokens": self.min_tokens,
             "max_new_tokens": most,
@@ -93,8 +114,8 @@ class Drawn(Body):
         }
         if self.stop:
             asked["stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
-        if self.temperature is not None:
-            asked["do_sample"] = self.temperature > 0
+        if any(value is not None for value in (self.temperature, self.top_k, self.top_p)):
+            asked["do_sample"] = self.temperature is None or self.temperature > 0
             asked["temperature"] = self.temperature or None
         values = defaults.model_dump() | {name: value for name, value in asked.items() if value is not None}
         values["num_beams"] = 1
@@ -119,6 +140,14 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: StrictStr | list[Part]
     name: StrictStr | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sent_back(cls, values: Any) -> Any:
+        """Clients send our answers back with all of OpenAI's fields, null where there is nothing."""
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if name in cls.model_fields or value not in (None, [])}
 
     def turn(self) -> Turn:
         """The message as a turn."""

@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from spark13b.errors import InputError
+from spark13b.errors import InputError, JobError
 from spark13b.serve.desk import Desk
 
 _STARTING = 10.0  # seconds for the web server to begin
@@ -67,6 +67,10 @@ def run(app: FastAPI, desk: Desk, where: socket.socket, grace: float, ready: Cal
             time.sleep(0.01)
         ready()
         desk.serve(lambda: not web.is_alive() or time.monotonic() > stop_at[0])
+    except JobError:
+        server.should_exit = True
+        web.join(timeout=_STARTING)  # clients are told what happened
+        raise
     finally:
         server.should_exit = server.force_exit = True
         web.join(timeout=5)

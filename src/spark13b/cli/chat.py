@@ -1,0 +1,158 @@
+"""`spark13b chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spark13b.cli import console, options
+from spark13b.errors import InputError
+
+if TYPE_CHECKING:
+    from spark13b.infer.chat import Chat
+
+app = typer.Typer(add_completion=False)
+_QUOTES = '"""'
+_HELP = """/reset        forget the conversation
+/undo         take back the last question and its answer
+/retry        ask the last question again
+/system TEXT  say how the model is to answer; without TEXT: nothing
+/save FILE    write the conversation as a line of JSON
+/exit         leave, as Ctrl-D does
+A line that ends in \\ goes on in the next one; so does all between two lines of \"\"\". Ctrl-C stops an answer."""
+
+
+@app.command(epilog="Example: spark13b chat --load runs/sft --temperature 0.7")
+def chat(
+    preset: options.Preset = None,
+    load: options.Load = None,
+    adapter: options.Adapter = None,
+    merge_adapter: options.MergeAdapter = False,
+    tokenizer: options.Tokenizer = None,
+    system: Annotated[str, typer.Option("--system", help="How the model is to answer.", show_default=False)] = "",
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    seed: options.Seed = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    min_new_tokens: options.MinNewTokens = None,
+    stop: options.Stop = None,
+    assignments: options.Set = None,
+) -> None:
+    """Talk with a model. Without --load the model of 'spark13b demo' answers.
+
+    In a pipe each line of standard input is a question, and answers alone go to standard output.
+    """
+    from spark13b.infer.chat import Chat
+    from spark13b.infer.session import Session, find_model
+
+    drawing = options.Drawing(temperature, top_k, top_p, seed, repetition_penalty, max_new_tokens, min_new_tokens, stop)
+    progress = console.TerminalProgress()
+    found = find_model(load, preset, tokenizer, drawing.options(), assignments or [], adapter)
+    if found.is_demo:
+        progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
+    session = Session(found, fold=merge_adapter)
+    if session.doubt:
+        progress.note(f"note: {session.doubt}")
+    talk = Chat(session, system)
+    if sys.stdin.isatty():
+        progress.note("Ask something; /help shows what else can be done, Ctrl-D ends.")
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  # arrows, history and editing for input()
+    for line in _inputs():
+        try:
+            _do(talk, line, progress)
+        except InputError as error:
+            progress.note(f"error: {error.message()}")
+        except _Leave:
+            break
+
+
+class _Leave(Exception):
+    """The conversation is over."""
+
+
+def _do(talk: Chat, line: str, progress: console.TerminalProgress) -> None:
+    """Do what a line asks for."""
+    name, _, rest = line.partition(" ")
+    if name in ("/exit", "/quit"):
+        raise _Leave
+    if name == "/help":
+        progress.note(_HELP)
+    elif name == "/reset":
+        talk.turns = []
+        progress.note("The conversation is forgotten.")
+    elif name == "/system":
+        talk.system = rest.strip()
+        progress.note("From the next answer on." if talk.system else "No instruction any more.")
+    elif name == "/undo":
+        progress.note("Taken back." if talk.undo() is not None else "There is nothing to take back.")
+    elif name == "/retry":
+        question = talk.undo()
+        if question is None:
+            progress.note("There is no question yet.")
+        else:
+            _answer(talk, question, progress)
+    elif name == "/save":
+        if not rest.strip():
+            raise InputError("a name is missing", fix="/save FILE.jsonl")
+        path = Path(rest.strip()).expanduser()
+        if path.exists():
+            raise InputError("the file exists already", where=path, fix="choose another name")
+        talk.save(path)
+        progress.note(f"{len(talk.turns)} turns are in {rest.strip()}")
+    elif name.startswith("/") and sys.stdin.isatty():
+        progress.note(f"there is no {name}; /help shows what there is")
+    else:
+        _answer(talk, line, progress)
+
+
+def _answer(talk: Chat, question: str, progress: console.TerminalProgress) -> None:
+    """Write an answer as it comes; Ctrl-C ends it."""
+    pieces = talk.ask(question)
+    try:
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        if not sys.stdin.isatty():
+            raise
+        pieces.close()  # type: ignore[attr-defined]  # of a generator
+        sys.stdout.write(" …")
+    finally:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    if talk.dropped:
+        progress.note(f"(the oldest {talk.dropped} turns no longer fit in the context)")
+
+
+def _inputs() -> Iterator[str]:
+    """What is typed, or the lines of a pipe; several lines are one where they were marked so."""
+    terminal = sys.stdin.isatty()
+    while True:
+        try:
+            line = input("\n> " if terminal else "")
+            if line.strip() == _QUOTES:
+                lines = []
+                while (line := input("… " if terminal else "")).strip() != _QUOTES:
+                    lines.append(line)
+                line = "\n".join(lines)
+            while line.endswith("\\"):
+                line = line[:-1] + "\n" + input("… " if terminal else "")
+        except EOFError:
+            if terminal:
+                sys.stdout.write("\n")
+            return
+        except KeyboardInterrupt:
+            if not terminal:
+                raise
+            sys.stdout.write("\n")
+            return
+        if line.strip():
+            yield line.strip()

@@ -1,0 +1,69 @@
+"""A conversation with one model: turns, answers that stream, and what is done with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from spark13b.errors import InputError
+from spark13b.files import write_text
+from spark13b.infer.conversation import Turn, fitting_ids
+from spark13b.infer.requests import Request
+from spark13b.infer.session import Session
+
+_ANSWER_ROOM = 4  # of the context at least this part is left for the answer, where that is less than the longest
+
+
+class Chat:
+    """The turns so far. `system` stands before the first question."""
+
+    def __init__(self, session: Session, system: str = "") -> None:
+        self._session = session
+        self.system = system
+        self.turns: list[Turn] = []
+        self.dropped = 0  # of the oldest turns, the last answer did not see so many
+
+    def ask(self, question: str) -> Iterator[str]:
+        """The answer to a question, piece by piece; it becomes a turn, also when the caller leaves early.
+
+        Raises InputError when the question alone is too long; it is no turn then.
+        """
+        asked = [*self.turns, Turn("user", question)]
+        ids, kept = self._prompt(asked)
+        self.dropped = len(asked) - len(kept)
+        self.turns, said = asked, ""
+        try:
+            for _, piece in self._session.run([Request(ids, self._session.options)]):
+                said += piece.text
+                if piece.text:
+                    yield piece.text
+        finally:
+            self.turns.append(Turn("assistant", said))
+
+    def undo(self) -> str | None:
+        """Take back the last question and its answer -> the question, or None when there is none."""
+        questions = [index for index, turn in enumerate(self.turns) if turn.role == "user"]
+        if not questions:
+            return None
+        question = self.turns[questions[-1]].content
+        del self.turns[questions[-1] :]
+        return question
+
+    def save(self, path: Path) -> None:
+        """Write the conversation as a line of JSON, as instruction data. Raises InputError when the file exists."""
+        turns = ([Turn("system", self.system)] if self.system else []) + self.turns
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        write_text(path, json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+
+    def _prompt(self, turns: list[Turn]) -> tuple[list[int], list[Turn]]:
+        """The ids of the newest turns that leave room for an answer, and those turns."""
+        context = self._session.model.config.seq_length
+        room = context - min(self._session.options.max_new_tokens, context // _ANSWER_ROOM)
+        system = [Turn("system", self.system)] if self.system else []
+        template = self._session.options.prompt_template
+        try:
+            ids, kept = fitting_ids(self._session.tokenizer, template, system + turns, room)
+        except ValueError as error:
+            raise InputError(str(error), fix="ask in fewer words, or use a model with a longer context") from None
+        return ids, [turn for turn in kept if turn.role != "system"]
