@@ -28,9 +28,7 @@ def answers(engine: Any) -> list[list[int]]:
     from spark13b.infer.requests import Request
 
     prompts = random_texts(5, 30, 9, 12)
-    found = [
-        engine.add(Request(prompt, GenerationConfig(**case))) for prompt, case in zip(prompts, CASES, strict=True)
-    ]
+    found = [engine.add(Request(prompt, GenerationConfig(**case))) for prompt, case in zip(prompts, CASES, strict=True)]
     while engine.busy:
         engine.step()
     return [[token.id for token in one.tokens] for one in found]
