@@ -122,6 +122,10 @@ class TestChat:
             assert token.logprob == token.top_logprobs[0].logprob  # greedy
             assert token.logprob <= 0
 
+    def test_without_a_seed_each_request_draws_another_answer(self, client: openai.OpenAI) -> None:
+        texts = {ask(client, "x", temperature=1.5, max_tokens=8).choices[0].message.content for _ in range(3)}
+        assert len(texts) == 3
+
 
 class TestCompletions:
     def test_text_goes_on_from_each_prompt_and_echo_repeats_it(self, client: openai.OpenAI) -> None:
@@ -153,6 +157,36 @@ class TestErrors:
         with pytest.raises(openai.BadRequestError, match=message):
             ask(client, "x", **options)
 
+    @pytest.mark.parametrize(
+        ("options", "param"),
+        [
+            ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+            ({"presence_penalty": 1}, "presence_penalty"),
+            ({"temperature": -1}, "temperature"),
+            ({"messages": [{"role": "assistant", "content": "a"}]}, "messages"),
+            ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type"),
+        ],
+    )
+    def test_an_error_names_the_field(self, options: dict[str, Any], param: str, client: openai.OpenAI) -> None:
+        asked = {"model": "small", "messages": [{"role": "user", "content": "x"}], **options}
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(**asked)
+        assert caught.value.param == param
+        assert caught.value.type == "invalid_request_error"
+
+    def test_fields_that_ask_for_nothing_are_taken(self, client: openai.OpenAI) -> None:
+        nothing = {"user": "me", "store": False, "presence_penalty": 0, "response_format": {"type": "text"}}
+        said = ask(client, "x", max_tokens=2, **nothing).choices[0].message.model_dump()  # null fields, too
+        turns: list[Any] = [{"role": "user", "content": "x"}, said, {"role": "user", "content": "y"}]
+        assert client.chat.completions.create(model="small", messages=turns, max_tokens=2).choices[0].message.content
+
+    def test_unknown_routes_and_methods_have_the_same_shape(self, server: Server) -> None:
+        headers = {"authorization": f"Bearer {KEY}"}
+        for path, status in (("/v2", 404), ("/v1/chat/completions", 405)):
+            answer = requests.get(server.url + path, headers=headers, timeout=10)
+            assert answer.status_code == status
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
     def test_a_conversation_longer_than_the_context_is_refused(self, client: openai.OpenAI) -> None:
         with pytest.raises(openai.BadRequestError, match="the context holds 128") as caught:
             ask(client, "天气" * 200)
@@ -177,6 +211,8 @@ class TestErrors:
         headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
         url = f"{server.url}/v1/chat/completions"
         assert requests.post(url, data=b" " * (5 << 20), headers=headers, timeout=10).status_code == 413
+        chunked = requests.post(url, data=iter([b" " * (5 << 20)]), headers=headers, timeout=10)
+        assert chunked.status_code == 413
         broken = requests.post(url, data=b'{"messages": [', headers=headers, timeout=10)
         assert broken.status_code == 400
         assert "the body is not JSON" in broken.json()["error"]["message"]
@@ -211,6 +247,18 @@ def test_32_clients_at_once_get_their_answers_and_those_that_leave_free_their_se
     wait_until_idle(server)
     assert metric(server, "spark13b_waiting") == 0
     assert ask(client, questions[0], max_tokens=16).choices[0].message.content == alone[questions[0]]
+
+
+def test_a_client_that_leaves_while_it_waits_for_a_whole_answer_frees_its_seat(
+    server: Server, client: openai.OpenAI
+) -> None:
+    wait_until_idle(server)
+    before = metric(server, 'spark13b_answers_total{reason="length"}')
+    with pytest.raises(openai.APITimeoutError):
+        ask(client.with_options(timeout=0.03), "x", max_tokens=100, n=16, temperature=1.0)
+    wait_until_idle(server)
+    assert metric(server, 'spark13b_answers_total{reason="length"}') == before
+    assert '"POST /v1/chat/completions" 499' in server.log.read_text()
 
 
 def test_more_requests_than_the_queue_holds_are_told_to_come_again(server: Server, client: openai.OpenAI) -> None:

@@ -56,7 +56,7 @@ class Body(BaseModel):
         for name, nothing in _UNABLE.items():
             value = values.get(name)
             if value is not None and not any(value == off and type(value) is type(off) for off in nothing):
-                raise _wrong(name, f"this server cannot do what '{name}' asks for; leave it out")
+                raise _wrong(name, f"this server has no {name}; leave it out")
         values = {name: value for name, value in values.items() if name not in _UNABLE}
         for name in values:
             if name not in cls.model_fields:
