@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spark13b.cli import console, options
+from spark13b.cli import launching, options, sharing
 from spark13b.errors import InputError
 
 if TYPE_CHECKING:
     from spark13b.infer.prompts import Prompt
     from spark13b.infer.requests import Generation, Request
     from spark13b.infer.session import FoundModel, Session
+    from spark13b.progress import Progress
 
 app = typer.Typer(add_completion=False)
 _SEATS = 8
@@ -66,6 +67,7 @@ def infer(
     ] = False,
     force: options.Force = False,
     as_json: options.Json = False,
+    nproc: launching.Nproc = None,
 ) -> None:
     """Answer questions. Without --load the model of 'spark13b demo' answers.
 
@@ -74,34 +76,43 @@ def infer(
     if dry_run:
         _show_plan(preset, load, assignments or [], as_json)
         return
-    from spark13b.files import check_writable
-    from spark13b.infer.session import Session, find_model
-
-    asked = _prompts(prompts, prompt_file)
     if stream and (as_json or output is not None):
         raise InputError("--stream shows text; --json and --output write JSON Lines", fix="leave one of them out")
-    if output is not None:
-        check_writable(output, force=force)
     drawing = options.Drawing(
         temperature, top_k, top_p, seed, repetition_penalty, max_new_tokens, min_new_tokens, stop, num_beams
     )
-    progress = console.TerminalProgress()
-    found = find_model(load, preset, tokenizer, drawing.options(), assignments or [], adapter)
-    if found.is_demo:
-        progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
-    seats = batch_size or min(_SEATS, len(asked))
-    session = Session(found, max(seats, found.preset.generation.num_beams), _context(found, asked), fold=merge_adapter)
-    if session.doubt:
-        progress.note(f"note: {session.doubt}")
-    requests = session.requests(asked, logprobs)  # a prompt that is too long is found before any is answered
-    if output is not None:
-        _to_file(session, asked, requests, output, f"{found.identity()} {logprobs}", force, progress)
-    elif as_json or (prompt_file is not None and not stream):
-        for number, generation in _in_order(session, requests):
-            print(json.dumps(_record(session, asked[number], generation), ensure_ascii=False), flush=True)
-    else:
-        _show(session, asked, requests, stream)
-    progress.note(session.speed())
+
+    def find() -> FoundModel:
+        from spark13b.files import check_writable
+        from spark13b.infer.session import find_model
+
+        if output is not None:
+            check_writable(output, force=force)
+        changes = drawing.options() | sharing.options_for(nproc)
+        return find_model(load, preset, tokenizer, changes, assignments or [], adapter)
+
+    def work(found: FoundModel, part: sharing.Part) -> None:
+        from spark13b.infer.session import Session
+
+        asked, progress = _prompts(prompts, prompt_file), part.progress
+        if found.is_demo:
+            progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
+        seats = max(batch_size or min(_SEATS, len(asked)), found.preset.generation.num_beams)
+        session = Session(found, seats, _context(found, asked), part.mesh, fold=merge_adapter)
+        if session.doubt:
+            progress.note(f"note: {session.doubt}")
+        requests = session.requests(asked, logprobs)  # a prompt that is too long is found before any is answered
+        part.lead(session)
+        if output is not None:
+            _to_file(session, asked, requests, output, f"{found.identity()} {logprobs}", force, progress)
+        elif as_json or (prompt_file is not None and not stream):
+            for number, generation in _in_order(session, requests):
+                print(json.dumps(_record(session, asked[number], generation), ensure_ascii=False), flush=True)
+        else:
+            _show(session, asked, requests, stream)
+        progress.note(session.speed())
+
+    sharing.answer(find, work)
 
 
 def _prompts(arguments: list[str] | None, file: Path | None) -> list[Prompt]:
@@ -145,7 +156,7 @@ def _to_file(
     output: Path,
     identity: str,
     force: bool,
-    progress: console.TerminalProgress,
+    progress: Progress,
 ) -> None:
     """Answer what is not answered yet, and write the file when all is there."""
     from spark13b.infer.journal import Journal

@@ -22,8 +22,7 @@ def load_model(found: FoundModel, mesh: Mesh | None = None, fold: bool = False) 
     their products need. Adapters stay beside them, or with `fold` are added to them. Raises InputError when names or
     shapes do not fit, before anything is allocated.
     """
-    if mesh is None:
-        check_machine(found.preset)
+    check_machine(found.preset)
     config = found.preset.model.model_copy(update={"param_init_type": found.preset.model.compute_type})
     with found.weights.open(config) as parts:
         doubt, lora, base = parts.doubt(), parts.lora, parts.base

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from spark13b.infer.requests import Generation, Piece, Request
 from spark13b.run_folder import RunFolder, preset_for
 
 if TYPE_CHECKING:
+    from spark13b.infer.decoder import Decoder
     from spark13b.infer.engine import Engine
     from spark13b.model.mesh import Mesh
 
@@ -127,16 +128,21 @@ class Session:
                 fix="use the tokenizer that the model was trained with",
             )
         self.model, self.doubt = load_model(found, mesh, fold)  # the doubt is a sentence to show, or None
+        self.make_decoder: Callable[..., Decoder] | None = None  # another than the usual, see `together`
         self._engine: Engine | None = None
         self._first: list[float] = []  # seconds to the first token of each answer
 
     @property
     def engine(self) -> Engine:
         """The engine that answers."""
+        from spark13b.infer.decoder import Decoder
         from spark13b.infer.engine import Engine
 
         if self._engine is None:
-            self._engine = Engine(self.model, self.tokenizer, self.seats, context=self._context)
+            make_decoder = self.make_decoder or Decoder
+            self._engine = Engine(
+                self.model, self.tokenizer, self.seats, context=self._context, make_decoder=make_decoder
+            )
         return self._engine
 
     def prompt_ids(self, question: str) -> list[int]:

@@ -26,13 +26,15 @@ _SIGN = 10.0  # seconds between signs of life of a follower that is told nothing
 class Followers:
     """The leader's side. Close it, or use it as a context manager, and the followers end."""
 
-    def __init__(self, socket: Path, count: int) -> None:
-        """Wait for `count` followers at `socket`."""
+    def __init__(self, socket: Path, count: int, live: Callable[[], None] = lambda: None) -> None:
+        """Wait for `count` followers at `socket`; `live` is called with each command."""
+        self._live = live
         with Listener(str(socket), "AF_UNIX", backlog=count) as listener:
             self._connections: list[Connection] = [listener.accept() for _ in range(count)]
 
     def tell(self, *command: Any) -> None:
         """Let all of them do it, too."""
+        self._live()
         line = json.dumps(command).encode()
         for connection in self._connections:
             connection.send_bytes(line)
