@@ -118,6 +118,7 @@ def make_app(session: Session, desk: Desk, settings: Settings) -> FastAPI:
         return _page()
 
     _handle_errors(app)
+    app.add_middleware(Guard, keys=settings.keys, log=settings.log, count=metrics.count)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -125,7 +126,6 @@ def make_app(session: Session, desk: Desk, settings: Settings) -> FastAPI:
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type"],
         )
-    app.add_middleware(Guard, keys=settings.keys, log=settings.log, count=metrics.count)
     return app
 
 
@@ -240,8 +240,8 @@ class _Kitchen:
         except TimeoutError:
             yield event(problem(f"the answer took more than {self._settings.timeout:g} s", "timeout_error"))
             return
-        except Broken:
-            yield event(problem("the engine has failed", "server_error"))
+        except Broken as error:
+            yield event(problem(str(error), "server_error"))
             return
         finally:
             self._metrics.ended(list(generations.values()))
@@ -301,7 +301,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Broken)
     async def broken(_: Request, error: Broken) -> Response:
-        return JSONResponse(problem("the engine has failed", "server_error"), 503)
+        return JSONResponse(problem(str(error), "server_error"), 503)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

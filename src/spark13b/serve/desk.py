@@ -20,7 +20,7 @@ class Busy(Exception):
 
 
 class Broken(Exception):
-    """The engine has failed; nothing is answered any more."""
+    """Nothing is answered any more: the engine has failed, or the server is ending. Its text says which."""
 
 
 @dataclass(eq=False)
@@ -54,6 +54,7 @@ class Desk:
         self._tickets: dict[int, Ticket] = {}  # the engine's side: by number of the generation
         self._lock = threading.Lock()
         self.failure: Exception | None = None
+        self._why = "the engine has failed"
         self.running = self.waiting = 0  # of the engine, as of its last step
 
     @property
@@ -73,7 +74,7 @@ class Desk:
         tickets = [Ticket(request, asyncio.get_running_loop()) for request in requests]
         with self._lock:
             if self.failure is not None:
-                raise Broken
+                raise Broken(self._why)
             if self.open + len(tickets) > self._most:
                 raise Busy
             self._open.update(dict.fromkeys(tickets))
@@ -87,7 +88,7 @@ class Desk:
             item = await ticket.incoming.get()
             if isinstance(item, Exception):
                 ticket.ended = True
-                raise Broken from item
+                raise Broken(self._why) from item
             ticket.ended = item.generation.done
             yield item
 
@@ -101,7 +102,10 @@ class Desk:
                 self._commands.put(("cancel", ticket))
 
     def serve(self, stopped: Callable[[], bool], live: Callable[[], None] = lambda: None) -> None:
-        """Serve until `stopped()`; `live` is called again and again. Raises JobError when the engine fails."""
+        """Serve until `stopped()`; what is open then ends as Broken. `live` is called again and again.
+
+        Raises JobError when the engine fails.
+        """
         try:
             while not stopped():
                 live()
@@ -113,6 +117,8 @@ class Desk:
         except Exception as error:
             self._fail(error)
             raise JobError(f"the engine failed: {error}", fix="start the server again; --debug shows where") from error
+        self._why = "the server is being stopped"
+        self._fail(InterruptedError(self._why))
 
     def _take(self, wait: bool) -> None:
         """Do what the event loop asks for."""

@@ -12,10 +12,11 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from spark13b.errors import InputError, JobError
+from spark13b.errors import InputError
 from spark13b.serve.desk import Desk
 
 _STARTING = 10.0  # seconds for the web server to begin
+_TELLING = 3.0  # and to tell its clients that it ends
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -54,7 +55,6 @@ def run(app: FastAPI, desk: Desk, where: socket.socket, grace: float, ready: Cal
 
     def end(number: int, frame: FrameType | None) -> None:
         if server.should_exit:
-            server.force_exit = True
             stop_at[0] = 0.0
         server.should_exit = True  # no new connections; open requests go on
         stop_at[0] = min(stop_at[0], time.monotonic() + grace)
@@ -67,12 +67,10 @@ def run(app: FastAPI, desk: Desk, where: socket.socket, grace: float, ready: Cal
             time.sleep(0.01)
         ready()
         desk.serve(lambda: not web.is_alive() or time.monotonic() > stop_at[0])
-    except JobError:
-        server.should_exit = True
-        web.join(timeout=_STARTING)  # clients are told what happened
-        raise
     finally:
-        server.should_exit = server.force_exit = True
-        web.join(timeout=5)
+        server.should_exit = True
+        web.join(timeout=_TELLING)  # clients are told why their answers do not end
+        server.force_exit = True
+        web.join(timeout=_TELLING)
         for number, handler in before.items():
             signal.signal(number, handler)
