@@ -1,0 +1,266 @@
+"""`spark13b infer` on a small model: prompts from everywhere, answers to everywhere, and what happens in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infer.small_run import write_small_run
+
+ENVIRONMENT = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder, for --load; answers of more than a few tokens pass the window."""
+    options = {"model__num_layers": 1, "model__sparse_local_size": 16}
+    return write_small_run(tmp_path_factory.mktemp("infer") / "run", **options)
+
+
+@pytest.fixture
+def infer(model: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command in this process: (exit code, stdout, stderr)."""
+    from spark13b.cli.main import run
+
+    def call(*arguments: object, stdin: str | None = None) -> tuple[int, str, str]:
+        reading, writing = os.pipe()
+        with os.fdopen(writing, "w") as file:
+            file.write(stdin or "")
+        with os.fdopen(reading) as given:
+            monkeypatch.setattr("sys.stdin", given)
+            capfd.readouterr()
+            code = run(["infer", *map(str, arguments), "--load", str(model)])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def write_lines(path: Path, *records: Any) -> Path:
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def records(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+class TestPrompts:
+    def test_come_from_arguments_a_pipe_and_files_and_get_the_same_answers(self, infer: Run, tmp_path: Path) -> None:
+        options = ("--json", "--max-new-tokens", 5)
+        _, out, _ = infer("[你好##天气]", "x y", *options)
+        expected = records(out)
+        assert [record["input"] for record in expected] == ["你好", "天气", "x y"]
+        assert records(infer(*options, stdin="你好\n\n天气\nx y\n")[1]) == expected
+        lines = write_lines(
+            tmp_path / "q.jsonl", {"input": "你好"}, {"inputs": "天气"}, {"instruction": "x", "input": " y"}
+        )
+        assert records(infer("--prompt-file", lines, "--max-new-tokens", 5)[1]) == expected
+
+    def test_may_stand_in_a_json_array(self, tmp_path: Path) -> None:
+        from spark13b.infer.prompts import read_prompts
+
+        file = tmp_path / "q.json"
+        file.write_text(json.dumps([{"input": "a"}, {"input": "b"}]))
+        assert [prompt.text for prompt in read_prompts(file)] == ["a", "b"]
+
+    def test_may_be_token_ids(self, infer: Run, tmp_path: Path) -> None:
+        file = write_lines(tmp_path / "q.jsonl", {"input_ids": [300, 301, 302]})
+        (record,) = records(infer("--prompt-file", file, "--max-new-tokens", 4)[1])
+        assert record["input"] == [300, 301, 302]
+        assert (record["prompt_tokens"], record["new_tokens"], record["finish_reason"]) == (3, 4, "length")
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ('{"input": "cut', "q.jsonl:17"),
+            ('{"input": ""}', 'the line has no text in "input"'),
+            ('{"imput": "x"}', "rename 'imput' to \"input\""),
+            ('{"input_ids": [1, 9000]}', "token id 9000 is outside the model's vocabulary of 8000"),
+            ('{"input_ids": ["1"]}', '"input_ids" is not a list of token ids'),
+            (json.dumps({"input": "天气" * 200}), "the context holds 128 with the answer"),
+        ],
+    )
+    def test_that_cannot_be_answered_are_named_by_file_and_line_before_any_is_asked(
+        self, line: str, message: str, infer: Run, tmp_path: Path
+    ) -> None:
+        file = write_lines(tmp_path / "q.jsonl", *[{"input": f"question {number}"} for number in range(16)])
+        file.write_text(file.read_text() + line + "\n")
+        code, out, err = infer("--prompt-file", file, "--output", tmp_path / "out.jsonl")
+        assert (code, out) == (2, "")
+        assert message in err
+        assert "q.jsonl:17" in err
+        assert "fix: " in err
+        assert list(tmp_path.iterdir()) == [file]
+
+    def test_are_missed_when_there_are_none(self, infer: Run) -> None:
+        code, _, err = infer(stdin="\n")
+        assert code == 2 and "no prompt was given" in err
+        code, _, err = infer("  ")
+        assert code == 2 and "the prompt is empty" in err
+
+
+class TestAnswers:
+    def test_are_text_in_order_whether_streamed_or_not(self, infer: Run) -> None:
+        questions = [f"question {number}" for number in range(5)]
+        _, whole, err = infer(*questions, "--batch-size", 3)
+        assert whole.count("> question") == 5
+        assert infer(*questions, "--batch-size", 1, "--stream")[1] == whole
+        assert "tokens/s" in err and "first token after" in err
+
+    def test_are_drawn_when_a_temperature_is_given(self) -> None:
+        from spark13b.cli.options import Drawing
+
+        def drawn(**given: Any) -> Any:
+            return Drawing(**given).options()["generation.do_sample"]
+
+        assert drawn(temperature=0.7) and drawn(top_k=5) and drawn(top_p=0.9)
+        assert drawn(temperature=0.0) is False
+        assert drawn(seed=3) is None  # as the preset says
+
+    def test_end_at_a_stop_text_and_repeat_with_the_seed(self, infer: Run) -> None:
+        options = ("你好", "--json", "--max-new-tokens", 12, "--temperature", 1.5, "--seed", 1)
+        whole = records(infer(*options)[1])[0]["predict"]
+        stop = whole[8:10]
+        (stopped,) = records(infer(*options, "--stop", stop, "--stop", "never")[1])
+        assert stopped["predict"] == whole[: whole.index(stop)]
+        assert stopped["finish_reason"] == "stop"
+
+    def test_have_log_probabilities_and_beams_on_request(self, infer: Run) -> None:
+        (told,) = records(infer("你好", "--json", "--max-new-tokens", 3, "--logprobs", 2)[1])
+        assert [len(token["top"]) for token in told["logprobs"]] == [2, 2, 2]
+        (best,) = records(infer("你好", "--json", "--max-new-tokens", 6, "--num-beams", 3)[1])
+        scores = [best["score"], *(other["score"] for other in best["alternatives"])]
+        assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+
+
+class TestOutputFile:
+    def test_has_a_line_for_each_prompt_in_order_and_is_not_overwritten(self, infer: Run, tmp_path: Path) -> None:
+        file = write_lines(tmp_path / "q.jsonl", *[{"input": f"q {number}"} for number in range(20)])
+        output = tmp_path / "out.jsonl"
+        code, out, _ = infer("--prompt-file", file, "--output", output, "--max-new-tokens", 3)
+        assert (code, out) == (0, "")
+        assert [record["input"] for record in records(output.read_text())] == [f"q {number}" for number in range(20)]
+        code, _, err = infer("--prompt-file", file, "--output", output)
+        assert code == 2 and "the output already exists" in err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "q.jsonl"]
+
+    def test_of_other_prompts_is_not_gone_on_with(self, infer: Run, tmp_path: Path) -> None:
+        from spark13b.infer.journal import Journal
+
+        output = tmp_path / "out.jsonl"
+        with Journal(output, "other", 2) as journal:
+            journal.add(1, {"input": "b"})
+        code, _, err = infer("q", "--output", output)
+        assert code == 2
+        assert "here are answers to other prompts, or with other options" in err
+        assert "out.jsonl.partial" in err
+        assert infer("q", "--output", output, "--force", "--max-new-tokens", 2)[0] == 0
+        assert len(records(output.read_text())) == 1
+
+
+@pytest.fixture(scope="module")
+def two_hundred(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_lines(
+        tmp_path_factory.mktemp("many") / "q.jsonl", *[{"input": f"question {number}"} for number in range(200)]
+    )
+
+
+def command(model: Path, *arguments: object) -> list[str]:
+    return [sys.executable, "-m", "spark13b", "infer", "--load", str(model), *map(str, arguments)]
+
+
+def wait_for_lines(path: Path, count: int) -> Iterator[None]:
+    until = time.monotonic() + 60
+    while not path.exists() or path.read_text().count("\n") < count:
+        assert time.monotonic() < until
+        time.sleep(0.005)
+        yield
+
+
+def test_killed_twice_in_a_file_of_200_and_run_again_every_prompt_is_answered_once_in_order(
+    model: Path, two_hundred: Path, infer: Run, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    journal = tmp_path / "out.jsonl.partial"
+    arguments = ("--prompt-file", two_hundred, "--output", output, "--max-new-tokens", 8)
+    done = 0
+    for sent in (signal.SIGKILL, signal.SIGINT):
+        process = subprocess.Popen(command(model, *arguments), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        for _ in wait_for_lines(journal, done + 12):
+            pass
+        process.send_signal(sent)
+        _, said = process.communicate()
+        assert not output.exists()
+        lines = journal.read_text().splitlines()
+        assert done < len(lines) - 1 < 200
+        if sent == signal.SIGINT:
+            assert process.returncode == 1
+            assert "the same command goes on from there" in said
+        done = len(lines) - 1
+    code, _, err = infer(*arguments)
+    assert code == 0
+    assert "answers of an earlier run are there" in err
+    found = records(output.read_text())
+    assert [record["input"] for record in found] == [f"question {number}" for number in range(200)]
+    assert not journal.exists()
+    whole = tmp_path / "whole.jsonl"
+    infer("--prompt-file", two_hundred, "--output", whole, "--max-new-tokens", 8)
+    assert whole.read_text() == output.read_text()
+
+
+def test_with_ctrl_c_a_stream_ends_at_once_with_what_there_is(model: Path) -> None:
+    process = subprocess.Popen(
+        command(model, "你好", "--stream", "--set", "model.seq_length=100000", "--max-new-tokens", 90000),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        bufsize=0,
+    )
+    assert process.stdout is not None
+    begun = process.stdout.read(40)
+    process.send_signal(signal.SIGINT)
+    rest, said = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert (begun + rest).decode().endswith("\n")
+    assert "stopped before the end" in said.decode()
+
+
+def test_a_checkpoint_of_another_shape_is_refused_before_anything_is_allocated(infer: Run) -> None:
+    code, _, err = infer("x", "--set", "model.num_layers=40", "--set", "model.hidden_size=5120")
+    assert code == 2
+    assert "model.safetensors" in err
+    assert "fix: " in err
+
+
+def test_a_path_that_does_not_exist_is_named(model: Path, tmp_path: Path) -> None:
+    from spark13b.errors import InputError
+    from spark13b.run_folder import preset_for
+
+    with pytest.raises(InputError, match="there is no such checkpoint") as caught:
+        preset_for(None, tmp_path / "no", None)
+    assert caught.value.where == str(tmp_path / "no")
+    with pytest.raises(InputError, match="there is no such checkpoint") as caught:
+        preset_for(None, model, tmp_path / "adapter")
+    assert "--adapter" in str(caught.value.fix)
+
+
+def test_two_processes_that_share_the_model_answer_as_one_does_through_pipes(model: Path, infer: Run) -> None:
+    options = ("--json", "--max-new-tokens", 24)
+    shared = subprocess.run(
+        command(model, *options, "--nproc", 2), input="你好\n天气\n", capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert shared.returncode == 0, shared.stderr
+    assert shared.stdout == infer(*options, stdin="你好\n天气\n")[1]
+    assert "tokens/s" in shared.stderr
