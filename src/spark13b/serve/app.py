@@ -231,12 +231,12 @@ class _Kitchen:
         try:
             async with asyncio.timeout(self._settings.timeout), aclosing(self._merged(tickets)) as pieces:
                 async for index, piece in pieces:
-                    generation = piece.generation
+                    if piece is None:
+                        yield event(reply.end(index, generations[index]))
+                        continue
+                    generation = generations[index] = piece.generation
                     if piece.text or (piece.tokens and generation.request.logprobs is not None):
                         yield event(reply.piece(index, generation, piece.text, piece.tokens))
-                    if generation.done:
-                        generations[index] = generation
-                        yield event(reply.end(index, generation))
         except TimeoutError:
             yield event(problem(f"the answer took more than {self._settings.timeout:g} s", "timeout_error"))
             return
@@ -244,13 +244,13 @@ class _Kitchen:
             yield event(problem(str(error), "server_error"))
             return
         finally:
-            self._metrics.ended(list(generations.values()))
+            self._metrics.ended([one for one in generations.values() if one.done])
         if with_usage:
             yield event(reply.usage([generations[index] for index in sorted(generations)]))
         yield event("[DONE]")
 
-    async def _merged(self, tickets: Sequence[Ticket]) -> AsyncGenerator[tuple[int, Piece]]:
-        """The pieces of several answers as they come."""
+    async def _merged(self, tickets: Sequence[Ticket]) -> AsyncGenerator[tuple[int, Piece | None]]:
+        """The pieces of several answers as they come, None at the end of each."""
         merged: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue()
 
         async def one(index: int, ticket: Ticket) -> None:
@@ -268,10 +268,8 @@ class _Kitchen:
                 index, item = await merged.get()
                 if isinstance(item, Exception):
                     raise item
-                if item is None:
-                    left -= 1
-                else:
-                    yield index, item
+                left -= item is None
+                yield index, item
         finally:
             for task in tasks:
                 task.cancel()

@@ -29,12 +29,12 @@ class Ticket:
 
     request: Request
     loop: asyncio.AbstractEventLoop
-    incoming: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
+    incoming: asyncio.Queue[Piece | Exception | None] = field(default_factory=asyncio.Queue)
     generation: Generation | None = None
     ended: bool = False
 
-    def put(self, item: Piece | Exception) -> None:
-        """Hand something over, from the engine's thread."""
+    def put(self, item: Piece | Exception | None) -> None:
+        """Hand something over, from the engine's thread; None is the end."""
         try:
             self.loop.call_soon_threadsafe(self.incoming.put_nowait, item)
         except RuntimeError:  # the server has gone
@@ -89,7 +89,9 @@ class Desk:
             if isinstance(item, Exception):
                 ticket.ended = True
                 raise Broken(self._why) from item
-            ticket.ended = item.generation.done
+            if item is None:  # not `generation.done`: that is so already while earlier pieces are on their way
+                ticket.ended = True
+                return
             yield item
 
     def release(self, tickets: Iterable[Ticket]) -> None:
@@ -139,9 +141,10 @@ class Desk:
         ticket = self._tickets.get(piece.generation.number)
         if ticket is None:
             return
+        ticket.put(piece)
         if piece.generation.done:
             del self._tickets[piece.generation.number]
-        ticket.put(piece)
+            ticket.put(None)
 
     def _fail(self, error: Exception) -> None:
         with self._lock:
