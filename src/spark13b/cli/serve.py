@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spark13b.cli import console, options
+from spark13b.cli import launching, options, sharing
 from spark13b.errors import InputError
 
 if TYPE_CHECKING:
-    from spark13b.infer.session import Session
+    from spark13b.infer.session import FoundModel, Session
 
 app = typer.Typer(add_completion=False)
 _KEY = "SPARK13B_API_KEY"
@@ -51,42 +51,49 @@ def serve(
     ] = None,
     model_name: Annotated[str, typer.Option("--model-name", help="The model's name in the API.")] = "spark13b",
     assignments: options.Set = None,
+    nproc: launching.Nproc = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI's chat and text completions, and a chat page at /.
 
     Without --load the model of 'spark13b demo' answers. Ctrl-C finishes the running answers, a second one does not.
     """
-    from spark13b.infer.session import find_model
-
     keys = _keys(api_key or [], api_key_file)
-    progress = console.TerminalProgress()
-    found = find_model(load, preset, tokenizer, {}, assignments or [], adapter)
-    if found.is_demo:
-        progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
-    from spark13b.serve.server import listen
 
-    socket = listen(host, port)
-    from spark13b.infer.session import Session
-    from spark13b.serve.app import Settings, make_app
-    from spark13b.serve.desk import Desk
-    from spark13b.serve.server import run
+    def find() -> FoundModel:
+        from spark13b.infer.session import find_model
 
-    session = Session(found, seats, context, fold=merge_adapter)
-    if session.doubt:
-        progress.note(f"note: {session.doubt}")
-    _warm(session)
-    desk = Desk(session.engine, seats + queue)
-    settings = Settings(model_name, keys, cors_origin or (), timeout, progress.note)
-    name, number = socket.getsockname()[:2]
-    shown = f"[{name}]" if ":" in name else name
+        return find_model(load, preset, tokenizer, sharing.options_for(nproc), assignments or [], adapter)
 
-    def ready() -> None:
-        progress.note(
-            f"serving {model_name} at http://{shown}:{number} (API: /v1, {'key' if keys else 'no key'} needed)"
-        )
+    def work(found: FoundModel, part: sharing.Part) -> None:
+        from spark13b.serve.server import listen
 
-    run(make_app(session, desk, settings), desk, socket, grace, ready)
-    progress.note(f"stopped; {session.speed()}")
+        progress = part.progress
+        if found.is_demo:
+            progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
+        socket = listen(host, port)  # before the model is loaded
+        from spark13b.infer.session import Session
+        from spark13b.serve.app import Settings, make_app
+        from spark13b.serve.desk import Desk
+        from spark13b.serve.server import run
+
+        session = Session(found, seats, context, part.mesh, fold=merge_adapter)
+        if session.doubt:
+            progress.note(f"note: {session.doubt}")
+        part.lead(session)
+        _warm(session)
+        desk = Desk(session.engine, seats + queue)
+        settings = Settings(model_name, keys, cors_origin or (), timeout, progress.note)
+        name, number = socket.getsockname()[:2]
+        shown = f"[{name}]" if ":" in name else name
+
+        def ready() -> None:
+            need = "key" if keys else "no key"
+            progress.note(f"serving {model_name} at http://{shown}:{number} (API: /v1, {need} needed)")
+
+        run(make_app(session, desk, settings), desk, socket, grace, ready, part.live)
+        progress.note(f"stopped; {session.speed()}")
+
+    sharing.answer(find, work)
 
 
 def _warm(session: Session) -> None:

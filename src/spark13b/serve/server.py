@@ -38,9 +38,16 @@ def listen(host: str, port: int) -> socket.socket:
     return found
 
 
-def run(app: FastAPI, desk: Desk, where: socket.socket, grace: float, ready: Callable[[], None]) -> None:
+def run(
+    app: FastAPI,
+    desk: Desk,
+    where: socket.socket,
+    grace: float,
+    ready: Callable[[], None],
+    live: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the running answers for at most `grace` seconds; a second signal ends
-    at once. Raises JobError when the engine fails."""
+    at once. `live` is called again and again. Raises JobError when the engine fails."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -66,7 +73,7 @@ def run(app: FastAPI, desk: Desk, where: socket.socket, grace: float, ready: Cal
         while not server.started and web.is_alive() and time.monotonic() < until:
             time.sleep(0.01)
         ready()
-        desk.serve(lambda: not web.is_alive() or time.monotonic() > stop_at[0])
+        desk.serve(lambda: not web.is_alive() or time.monotonic() > stop_at[0], live)
     finally:
         server.should_exit = True
         web.join(timeout=_TELLING)  # clients are told why their answers do not end
