@@ -84,10 +84,13 @@ def infer(
 
     def find() -> FoundModel:
         from spark13b.files import check_writable
+        from spark13b.infer.prompts import read_prompts
         from spark13b.infer.session import find_model
 
         if output is not None:
             check_writable(output, force=force)
+        if prompt_file is not None:
+            read_prompts(prompt_file)  # a broken line is found before anything is started
         changes = drawing.options() | sharing.options_for(nproc)
         return find_model(load, preset, tokenizer, changes, assignments or [], adapter)
 
@@ -104,7 +107,9 @@ def infer(
         requests = session.requests(asked, logprobs)  # a prompt that is too long is found before any is answered
         part.lead(session)
         if output is not None:
-            _to_file(session, asked, requests, output, f"{found.identity()} {logprobs}", force, progress)
+            _to_file(
+                session, asked, requests, output, f"{found.identity()} {logprobs} {merge_adapter}", force, progress
+            )
         elif as_json or (prompt_file is not None and not stream):
             for number, generation in _in_order(session, requests):
                 print(json.dumps(_record(session, asked[number], generation), ensure_ascii=False), flush=True)
@@ -112,7 +117,7 @@ def infer(
             _show(session, asked, requests, stream)
         progress.note(session.speed())
 
-    sharing.answer(find, work)
+    sharing.answer(find, work, merge_adapter)
 
 
 def _prompts(arguments: list[str] | None, file: Path | None) -> list[Prompt]:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from spark13b.errors import InputError
+
 Preset = Annotated[
     str | None, typer.Option("--preset", "-p", help="A preset's name (see 'spark13b preset list') or a YAML file.")
 ]
@@ -81,12 +83,16 @@ class Drawing:
 
     def options(self) -> dict[str, Any]:
         """The values of a preset that follow. A temperature, top_k or top_p means to draw; temperature 0 not to."""
+        if self.top_p == 0:
+            raise InputError(
+                "nothing reaches a top_p of 0", where="--top-p", fix="--temperature 0 takes the best token"
+            )
         draws = any(value is not None for value in (self.temperature, self.top_k, self.top_p))
         return {
             "generation.do_sample": (self.temperature is None or self.temperature > 0) if draws else None,
             "generation.temperature": self.temperature or None,
             "generation.top_k": self.top_k,
-            "generation.top_p": self.top_p or None,
+            "generation.top_p": self.top_p,
             "generation.seed": self.seed,
             "generation.repetition_penalty": self.repetition_penalty,
             "generation.max_new_tokens": self.max_new_tokens,

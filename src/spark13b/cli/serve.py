@@ -93,7 +93,7 @@ def serve(
         run(make_app(session, desk, settings), desk, socket, grace, ready, part.live)
         progress.note(f"stopped; {session.speed()}")
 
-    sharing.answer(find, work)
+    sharing.answer(find, work, merge_adapter)
 
 
 def _warm(session: Session) -> None:

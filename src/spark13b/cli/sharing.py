@@ -55,10 +55,10 @@ class Part:
         session.make_decoder = self.exits.enter_context(followers).decoder
 
 
-def answer(find: Callable[[], FoundModel], work: Callable[[FoundModel, Part], None]) -> None:
+def answer(find: Callable[[], FoundModel], work: Callable[[FoundModel, Part], None], fold: bool) -> None:
     """Do `work` with the model that `find` finds: here, or where its preset has several devices in the first of so many
-    processes, whose standard input and output are this one's."""
-    if launching.serve_as_worker(lambda me: _take_part(me, find(), work)):
+    processes, whose standard input and output are this one's. `fold`: adapters are added to the weights."""
+    if launching.serve_as_worker(lambda me: _take_part(me, find(), work, fold)):
         return
     found = find()
     workers = launching.Processes().workers(found.preset.parallel.devices)
@@ -74,7 +74,7 @@ def answer(find: Callable[[], FoundModel], work: Callable[[FoundModel, Part], No
     shutil.rmtree(logs)
 
 
-def _take_part(me: Worker, found: FoundModel, work: Callable[[FoundModel, Part], None]) -> dict[str, Any]:
+def _take_part(me: Worker, found: FoundModel, work: Callable[[FoundModel, Part], None], fold: bool) -> dict[str, Any]:
     from spark13b.cluster.processes import REPORTS
     from spark13b.infer.loading import load_model
     from spark13b.infer.together import follow
@@ -83,7 +83,7 @@ def _take_part(me: Worker, found: FoundModel, work: Callable[[FoundModel, Part],
     mesh = replace(join(found.preset.parallel), sequence_parallel=False)
     socket = Path(os.environ[REPORTS]) / "engine"
     if mesh.world.index:
-        model, _ = load_model(found, mesh)
+        model, _ = load_model(found, mesh, fold)
         for number in (signal.SIGINT, signal.SIGTERM):  # the leader decides when it is over
             signal.signal(number, signal.SIG_IGN)
         follow(model, socket, _pulse(me))

@@ -92,7 +92,12 @@ class Journal:
         for line in self._file:
             if not line.endswith(b"\n"):
                 break  # cut off by the end of the process
-            self._places[json.loads(line)["index"]] = end
+            try:
+                self._places[int(json.loads(line)["index"])] = end
+            except (ValueError, KeyError, TypeError):
+                raise InputError(
+                    "this line is no answer", where=self.path, line=len(self._places) + 2, fix="delete the file"
+                ) from None
             end += len(line)
         self._file.truncate(end)
 
