@@ -16,6 +16,7 @@ from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError
 from spark13b.infer.prompts import Prompt
 from spark13b.infer.requests import Generation, Piece, Request
+from spark13b.infer.room import check_room
 from spark13b.run_folder import RunFolder, preset_for
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Session:
         from spark13b.infer.loading import load_model
 
         preset = found.preset
+        check_room(preset, seats, context)
         self.options, self.tokenizer = preset.generation, found.tokenizer
         self.seats, self._context = seats, context
         if found.tokenizer.vocab_size > preset.model.vocab_size:
