@@ -168,6 +168,19 @@ def _pad(array: np.ndarray, tokens: int) -> np.ndarray:
 
 def set_parameter(parameter: Any, array: np.ndarray) -> None:
     """Give a MindSpore parameter the values of an array of its shape, cast to its type."""
+    memory = memory_of(parameter)
+    if memory is not None:
+        memory[...] = array
+        return
     if array.dtype.name == "bfloat16":  # of ml_dtypes, which MindSpore's Tensor does not take
         array = array.astype(np.float32)
     parameter.set_data(Tensor(array, parameter.dtype))
+
+
+def memory_of(parameter: Any) -> np.ndarray | None:
+    """A parameter's own memory, which on a CPU NumPy may write to: nothing is held twice. None elsewhere."""
+    if device() != "cpu":
+        return None
+    memory = parameter.asnumpy()
+    own = memory.flags.writeable and memory.ctypes.data == parameter.data_ptr()
+    return memory if own else None

@@ -11,6 +11,7 @@ from typing import Any
 
 import mindspore
 from mindspore import Parameter, nn, ops
+from mindspore.common.initializer import initializer
 
 from spark13b.config.model import SparkConfig
 from spark13b.model.adapter import Adapter, AdapterPlan, AdapterPlans
@@ -26,7 +27,7 @@ _GELU_SCALE = 2.0 * math.sqrt(2.0 / math.pi)
 
 def empty_parameter(shape: tuple[int, ...], type_name: str, name: str) -> Parameter:
     """A parameter of zeros; `SparkForCausalLM` fills it."""
-    return Parameter(ops.zeros(shape, dtype(type_name)), name=name)
+    return Parameter(initializer("zeros", shape, dtype(type_name)), name=name)
 
 
 class Linear(nn.Cell):

@@ -1,0 +1,91 @@
+"""A model's way from its files into memory, to answer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from infer.small_run import write_small_run
+from spark13b.ckpt import open_checkpoint, write_checkpoint
+from spark13b.ckpt.adapters import AdapterCard, open_adapters, write_adapters
+from spark13b.ckpt.merging import merged
+from spark13b.config.sections import LoraConfig
+from spark13b.infer.session import Session, find_model
+from spark13b.model.names import adapter_shapes, expected_shapes
+from spark13b.run_folder import weights_of
+
+LORA = LoraConfig(rank=2, alpha=16, targets="q_proj|fc2")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_run(tmp_path_factory.mktemp("loading") / "run", model__num_layers=1)
+
+
+def load(run: Path, *assignments: str, adapter: Path | None = None, fold: bool = False) -> Session:
+    return Session(find_model(run, None, None, {}, assignments, adapter), fold=fold)
+
+
+@pytest.mark.parametrize("format", ["ckpt", "safetensors"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_weights_of_any_format_become_parameters_of_the_compute_type(
+    format: str, dtype: type, run: Path, tmp_path: Path
+) -> None:
+    with open_checkpoint(weights_of(run)) as source:
+        arrays = {name: source[name].astype(dtype) for name in source}
+    path = tmp_path / f"weights.{format}"
+    write_checkpoint(path, arrays, format)  # type: ignore[arg-type]
+    found = find_model(path, str(run / "preset.yaml"), run / "tokenizer", {}, ["model.compute_type=float16"])
+    for name, parameter in Session(found).model.weights().items():
+        own = np.float32 if "norm" in name or "embedding" in name else np.float16
+        assert parameter.asnumpy().dtype == own
+        np.testing.assert_array_equal(parameter.asnumpy(), arrays[name].astype(own), err_msg=name)
+
+
+def test_adapters_that_are_added_at_load_give_the_weights_of_a_merged_checkpoint(run: Path, tmp_path: Path) -> None:
+    config = find_model(run, None, None, {}, ()).preset.model
+    rng = np.random.default_rng(1)
+    arrays = {
+        name: rng.normal(size=shape).astype(np.float32) * 0.1 for name, shape in adapter_shapes(config, LORA).items()
+    }
+    adapter = tmp_path / "adapters.safetensors"
+    write_adapters(adapter, arrays, AdapterCard(lora=LORA))
+    folded, beside, bare = load(run, adapter=adapter, fold=True), load(run, adapter=adapter), load(run)
+    with merged(open_checkpoint(weights_of(run)), open_adapters(adapter)) as expected:
+        for name, parameter in folded.model.weights().items():
+            np.testing.assert_array_equal(parameter.asnumpy(), expected[name], err_msg=name)
+    said = [session.answer("你好").predict for session in (folded, beside, bare)]
+    assert said[0] == said[1] != said[2]
+
+
+def test_loading_holds_no_weight_twice(run: Path, tmp_path: Path) -> None:
+    """Resident memory at its highest, over that with a small model: less than 1.1 times the weights."""
+    small = run
+    run = write_small_run(
+        tmp_path / "run", model__num_layers=2, model__hidden_size=1024, model__ffn_hidden_size=8192, model__num_heads=8
+    )
+    program = f"""
+from pathlib import Path
+from spark13b.infer.loading import load_model
+from spark13b.infer.session import find_model
+
+def status(name):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1])
+
+load_model(find_model(Path({str(small)!r}), None, None, {{}}, ()))  # what MindSpore itself takes at first
+found = find_model(Path({str(run)!r}), None, None, {{}}, ())
+open("/proc/self/clear_refs", "w").write("5")  # the highest mark begins here
+before = status("VmRSS")
+load_model(found)
+print(status("VmHWM") - before)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    config = find_model(run, None, None, {}, ()).preset.model
+    weights = 4 * sum(int(np.prod(shape)) for shape in expected_shapes(config).values())
+    assert weights > 150e6
+    assert int(result.stdout.splitlines()[-1]) * 1024 < 1.1 * weights
