@@ -64,7 +64,7 @@ def test_a_preset_and_a_bare_checkpoint_do_as_well_and_a_person_reads_one_line(f
     [
         (["--load", "LOAD"], "no rows were given"),
         (["--data", "ROWS"], "no model was given"),
-        (["--data", "ROWS", "--load", "none.ckpt"], "no preset was given"),
+        (["--data", "ROWS", "--load", "ROWS"], "no preset was given"),
         (["--data", "ROWS", "--load", "none.ckpt", "--preset", "cpu-tiny-sft"], "no such checkpoint"),
         (["--data", "none.mindrecord", "--load", "LOAD"], "none.mindrecord"),
         (["--data", "ROWS", "--load", "LOAD", "--set", "model.seq_length=16"], "the rows hold 32 tokens"),

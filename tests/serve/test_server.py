@@ -149,6 +149,7 @@ class TestErrors:
             ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "this server has no tools"),
             ({"response_format": {"type": "json_object"}}, "this server has no response_format"),
             ({"max_tokens": 0}, "greater than or equal to 1"),
+            ({"n": 17}, "less than or equal to 16"),
         ],
     )
     def test_what_cannot_be_done_is_refused_by_name(

@@ -27,10 +27,9 @@ _DIVIDES = ("parallel.", "train.accumulation_steps", "train.batch_size", "train.
 TWO = [
     Case("data", 2, values=(SHARD, *PARTS)),
     Case("model", 1, 2, values=SLICED),
-    Case("sequence", 1, 2, values=(SEQUENCE, "train.dropout=0.2")),
     Case("lora", 1, 2, "lora"),
 ]
-FOUR = [Case("everything", 2, 2, values=(SEQUENCE, SHARD))]
+FOUR = [Case("everything", 2, 2, values=(SEQUENCE, SHARD, "train.dropout=0.2"))]
 
 
 @pytest.fixture(scope="module")

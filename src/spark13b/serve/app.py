@@ -155,6 +155,9 @@ class _Kitchen:
         """Answer each prompt `body.n` times."""
         self.check_model(body.model)
         requests = self._requests(body, prompts, most, logprobs)
+        if len(requests) > self._desk.most:
+            text = f"{len(requests)} answers are more than the {self._desk.most} that fit here at a time"
+            raise Refusal(400, text, "invalid_request_error", "n")
         try:
             tickets = self._desk.take(requests)
         except Busy:

@@ -48,7 +48,7 @@ class Desk:
     """
 
     def __init__(self, engine: Engine, most: int) -> None:
-        self.engine, self._most = engine, most
+        self.engine, self.most = engine, most
         self._commands: queue.SimpleQueue[tuple[str, Ticket]] = queue.SimpleQueue()
         self._open: dict[Ticket, None] = {}
         self._tickets: dict[int, Ticket] = {}  # the engine's side: by number of the generation
@@ -75,7 +75,7 @@ class Desk:
         with self._lock:
             if self.failure is not None:
                 raise Broken(self._why)
-            if self.open + len(tickets) > self._most:
+            if self.open + len(tickets) > self.most:
                 raise Busy
             self._open.update(dict.fromkeys(tickets))
         for ticket in tickets:

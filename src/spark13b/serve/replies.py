@@ -79,14 +79,16 @@ class Reply:
             ]
             return {"content": content, "refusal": None}
         return {
-            "tokens": [self._tokenizer.piece(token.id) for token in tokens],
+            "tokens": [spelled(self._tokenizer.piece(token.id))[0] for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{self._tokenizer.piece(one): value for one, value in token.top} for token in tokens],
+            "top_logprobs": [
+                {spelled(self._tokenizer.piece(one))[0]: value for one, value in token.top} for token in tokens
+            ],
         }
 
     def _token(self, token: int, logprob: float | None) -> dict[str, Any]:
-        piece = self._tokenizer.piece(token)
-        return {"token": piece, "logprob": logprob, "bytes": list(piece.encode())}
+        text, data = spelled(self._tokenizer.piece(token))
+        return {"token": text, "logprob": logprob, "bytes": list(data)}
 
 
 def usage(generations: Sequence[Generation]) -> dict[str, int]:
@@ -94,6 +96,14 @@ def usage(generations: Sequence[Generation]) -> dict[str, int]:
     prompts = {id(generation.request.prompt): len(generation.request.prompt) for generation in generations}
     asked, written = sum(prompts.values()), sum(len(generation.tokens) for generation in generations)
     return {"prompt_tokens": asked, "completion_tokens": written, "total_tokens": asked + written}
+
+
+def spelled(piece: str) -> tuple[str, bytes]:
+    """A piece of the tokenizer as text and as bytes: `▁` is a space, `<0xE4>` a byte of a character."""
+    if piece.startswith("<0x") and len(piece) == len("<0xE4>"):
+        return piece, bytes([int(piece[3:5], 16)])
+    text = piece.replace("\u2581", " ")
+    return text, text.encode()
 
 
 def event(value: Any) -> str:
