@@ -31,7 +31,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/spark13b demo
 
 test: $(VENV)/.installed-dev $(if $(CI),$(VENV)/.installed-torch)
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

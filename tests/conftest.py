@@ -22,6 +22,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # any test may come first there, and Mi
 
     device()
 
+# Files that take longest, which two processes begin with: one that is begun last is waited for alone
+SLOW = (
+    *("train/test_parallel.py", "cli/test_train_infer.py", "demo/test_run.py", "train/test_run.py"),
+    *("cli/test_infer.py", "cli/test_train_together.py", "train/test_long_context.py", "infer/test_export.py"),
+    *("train/test_step.py", "model/test_golden.py", "train/test_memory.py", "train/test_recompute.py"),
+    *("serve/test_server.py", "train/test_training.py", "infer/test_loading.py", "train/test_lora.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first; the order inside a file stays."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 GOLDEN = Path(__file__).parent / "golden" / "reference.npz"
 
 

@@ -47,6 +47,7 @@ def test_the_wheel_has_the_presets_and_runs_from_another_folder(unpacked, tmp_pa
         text=True,
     )
     assert where.stdout.strip() == str(unpacked / "spark13b" / "presets")
+    assert (unpacked / "spark13b" / "serve" / "page" / "index.html").is_file()
 
 
 def test_every_module_of_the_source_is_in_the_wheel_and_the_command_is_registered(unpacked):
