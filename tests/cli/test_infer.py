@@ -169,6 +169,41 @@ class TestOutputFile:
         assert infer("q", "--output", output, "--force", "--max-new-tokens", 2)[0] == 0
         assert len(records(output.read_text())) == 1
 
+    @pytest.mark.parametrize("place", ["", "checkpoints/step-00000001/rank_0"])
+    def test_in_the_folder_of_the_weights_is_gone_on_with_as_anywhere(self, place: str, model: Path) -> None:
+        from spark13b.infer.session import find_model
+
+        load = model / "checkpoints/step-00000001/rank_0" if place else model
+        journal = model / place / "answers.json.partial"
+
+        def identity() -> str:
+            return find_model(load, None, None, {}, ()).identity()
+
+        before = identity()
+        journal.write_text("{}\n")
+        try:
+            assert identity() == before
+        finally:
+            journal.unlink()
+        weights = next(model.rglob("model.safetensors"))
+        os.utime(weights, ns=(0, weights.stat().st_mtime_ns + 1))
+        assert identity() != before  # other weights are still other weights
+
+
+def test_a_prompt_that_cannot_be_answered_is_refused_before_weights_are_read(
+    infer: Run, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def loaded(*_: object) -> None:
+        raise AssertionError("the weights were read")
+
+    monkeypatch.setattr("spark13b.infer.loading.load_model", loaded)
+    for ids, said in (([1] * 5000, "the context holds"), ([1, 999_999], "outside the model's vocabulary")):
+        prompts = tmp_path / "q.jsonl"
+        prompts.write_text(json.dumps({"input_ids": ids}))
+        code, _, err = infer("--prompt-file", prompts, "--load", model)
+        assert code == 2
+        assert said in err
+
 
 @pytest.fixture(scope="module")
 def two_hundred(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -94,6 +94,20 @@ def test_activations_grow_with_the_rows_and_recomputation_saves_most_of_them():
 def test_the_cache_holds_a_window_of_keys_and_values_of_this_devices_heads():
     assert answering_memory(preset("800T-A2-infer")).cache == 2 * 40 * 8192 * 5120 * 2
     assert answering_memory(preset("800-infer")).cache == 2 * 40 * 8192 * 2560 * 2
+    assert answering_memory(preset("800T-A2-infer"), context=1024).cache == 2 * 40 * 1024 * 5120 * 2
+
+
+def test_several_answers_have_a_cache_each_beside_the_one_where_prompts_are_read():
+    one, eight = (answering_memory(preset("800T-A2-infer"), seats) for seats in (1, 8))
+    assert eight.cache == 9 * one.cache
+    assert eight.weights == one.weights
+
+
+def test_reading_a_long_prompt_needs_no_more_than_one_part_over_the_window():
+    part = 40 * 512 * (8192 + 512) * (2 + 2 + 12)  # scores, as they pass through the softmax
+    long = answering_memory(preset("800T-A2-infer")).activations
+    assert part < long < 1.4 * part
+    assert answering_memory(preset("800T-A2-infer"), context=512).activations < long / 5
 
 
 def test_the_total_is_no_more_than_all_parts_and_no_less_than_any():

@@ -10,7 +10,7 @@ import pytest
 from spark13b.config import Preset, load_preset, preset_names
 from spark13b.errors import InputError
 from spark13b.train.communication import Collectives
-from spark13b.train.plan import make_plan
+from spark13b.train.plan import make_plan, plan_answering, seats_that_fit
 
 WIDER = {"parallel.model_parallel": "8", "machine.devices": "16"}
 ROWS = 32768 * 5120 * 2  # bytes of the residual stream of a context, in 16 bits
@@ -133,3 +133,15 @@ def test_a_plan_that_exceeds_the_memory_names_its_parts_and_changes_that_are_eno
 def test_when_no_change_is_enough_it_says_so():
     with pytest.raises(InputError, match="no change of this preset is enough"):
         make_plan(preset("800T-A2-sft", machine__max_device_memory_gb=3))
+
+
+def test_answers_at_once_that_do_not_fit_are_refused_with_the_number_that_does():
+    values = preset("800T-A2-infer")
+    with pytest.raises(InputError, match=r"8 answers at once need .* may use 59.00 GiB: weights 2\d") as raised:
+        plan_answering(values, seats=8)
+    most = int(re.findall(r"at most (\d+) at once", str(raised.value.fix))[0])
+    assert 1 < most < 8
+    assert plan_answering(values, seats=most).seats == seats_that_fit(values, 8) == most
+    with pytest.raises(InputError):
+        plan_answering(values, seats=most + 1)
+    assert plan_answering(values, seats=8, context=2048).tokens == 2048

@@ -15,6 +15,7 @@ from spark13b.cli import launching, options, sharing
 from spark13b.errors import InputError
 
 if TYPE_CHECKING:
+    from spark13b.config import Preset as Values
     from spark13b.infer.prompts import Prompt
     from spark13b.infer.requests import Generation, Request
     from spark13b.infer.session import FoundModel, Session
@@ -46,7 +47,7 @@ def infer(
     stream: Annotated[bool, typer.Option("--stream", help="Show text as soon as it is decided.")] = False,
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", min=1, max=256, help="Answers at once \\[default: 8, or as many as prompts]."),
+        typer.Option("--batch-size", min=1, max=256, help="Answers at once \\[default: 8, or as many as fit]."),
     ] = None,
     logprobs: Annotated[
         int | None,
@@ -74,7 +75,9 @@ def infer(
     Answers are text; with --prompt-file, --json or --output they are JSON Lines, unless --stream asks for text.
     """
     if dry_run:
-        _show_plan(preset, load, assignments or [], as_json)
+        from spark13b.cli.plan import show_answering
+
+        show_answering(preset, load, assignments or [], lambda values: _seats(batch_size, 1, values), None, as_json)
         return
     if stream and (as_json or output is not None):
         raise InputError("--stream shows text; --json and --output write JSON Lines", fix="leave one of them out")
@@ -96,15 +99,19 @@ def infer(
 
     def work(found: FoundModel, part: sharing.Part) -> None:
         from spark13b.infer.session import Session
+        from spark13b.train.plan import plan_answering
 
         asked, progress = _prompts(prompts, prompt_file), part.progress
         if found.is_demo:
             progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
-        seats = max(batch_size or min(_SEATS, len(asked)), found.preset.generation.num_beams)
-        session = Session(found, seats, _context(found, asked), part.mesh, fold=merge_adapter)
+        requests = found.requests(asked, logprobs)  # a prompt that is too long is found before weights are read
+        context = found.context(requests)
+        seats = _seats(batch_size, len(asked), found.preset, context)
+        if found.preset.machine.device != "cpu":  # there caches grow as texts do, within what the machine has
+            plan_answering(found.preset, seats, context)
+        session = Session(found, seats, context, part.mesh, fold=merge_adapter)
         if session.doubt:
             progress.note(f"note: {session.doubt}")
-        requests = session.requests(asked, logprobs)  # a prompt that is too long is found before any is answered
         part.lead(session)
         if output is not None:
             _to_file(
@@ -134,12 +141,12 @@ def _prompts(arguments: list[str] | None, file: Path | None) -> list[Prompt]:
     return asked
 
 
-def _context(found: FoundModel, asked: Sequence[Prompt]) -> int:
-    """The most tokens of any prompt with its answer: all answers share one cache of that length."""
-    template = found.preset.generation.prompt_template
-    texts = found.tokenizer.encode_batch([template.format(prompt.text) for prompt in asked if prompt.ids is None])
-    longest = max(map(len, [*texts, *(prompt.ids for prompt in asked if prompt.ids is not None)]))
-    return min(longest + found.preset.generation.max_new_tokens, found.preset.model.seq_length)
+def _seats(wanted: int | None, prompts: int, preset: Values, context: int | None = None) -> int:
+    """Answers at once: those wanted, else as many as there are and fit; all beams of one need a seat."""
+    from spark13b.train.plan import seats_that_fit
+
+    beams = preset.generation.num_beams
+    return max(wanted or seats_that_fit(preset, min(_SEATS, prompts), context), beams)
 
 
 def _in_order(session: Session, requests: Sequence[Request]) -> Iterator[tuple[int, Generation]]:
@@ -209,7 +216,7 @@ def _show(session: Session, asked: Sequence[Prompt], requests: Sequence[Request]
                     if stream:
                         _write("".join(held.pop(current, [])))
     except KeyboardInterrupt:
-        _write("\n")  # what there is of the answer stays
+        _write("".join(held.pop(current, [])) + "\n")  # what there is of the answer stays
         raise
 
 
@@ -251,17 +258,3 @@ def _record(session: Session, prompt: Prompt, generation: Generation) -> dict[st
             for other in generation.alternatives
         ]
     return record
-
-
-def _show_plan(name: str | None, load: Path | None, assignments: list[str], as_json: bool) -> None:
-    """The plan of answering with a preset, or with that of the run around `load`."""
-    from spark13b.cli.plan import show_plan
-    from spark13b.config import load_preset
-    from spark13b.run_folder import run_around
-    from spark13b.train.plan import make_plan
-
-    run = run_around(load) if name is None and load is not None else None
-    if name is None and run is None:
-        raise InputError("a plan needs a preset", fix="add --preset NAME; 'spark13b preset list' shows them")
-    preset = load_preset(name or str(run.preset if run else ""), assignments=assignments)
-    show_plan(make_plan(preset.model_copy(update={"task": "infer"})), as_json)

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from spark13b.cli import console
+from spark13b.config import Preset, load_preset
+from spark13b.errors import InputError
+from spark13b.run_folder import run_around
 from spark13b.train.fitting import gib
-from spark13b.train.plan import Plan
+from spark13b.train.plan import Plan, plan_answering
+
+
+def show_answering(
+    name: str | None,
+    load: Path | None,
+    assignments: Sequence[str],
+    seats: Callable[[Preset], int],
+    context: int | None,
+    as_json: bool,
+) -> None:
+    """Print the plan of answering with a preset, or with that of the run around `load`."""
+    run = run_around(load) if name is None and load is not None else None
+    if name is None and run is None:
+        raise InputError("a plan needs a preset", fix="add --preset NAME; 'spark13b preset list' shows them")
+    preset = load_preset(name or str(run.preset if run else ""), assignments=assignments)
+    show_plan(plan_answering(preset, seats(preset), context), as_json)
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:
@@ -28,7 +48,8 @@ def _run(plan: Plan) -> Iterator[tuple[str, str]]:
     split = f" (data_parallel {plan.data_parallel} x model_parallel {plan.model_parallel})" if plan.devices > 1 else ""
     yield "devices", f"{plan.devices}{split}"
     if plan.task == "infer":
-        yield "prompt", f"up to {plan.tokens:,} tokens"
+        yield "answers at once", f"{plan.seats}"
+        yield "prompt and answer", f"up to {plan.tokens:,} tokens"
         return
     yield "rows", f"{'unknown' if plan.rows is None else format(plan.rows, ',')}, of {plan.tokens:,} tokens"
     yield "a step", f"{plan.batch_size:,} rows, {plan.tokens_per_step:,} tokens"

@@ -12,10 +12,12 @@ from spark13b.cli import launching, options, sharing
 from spark13b.errors import InputError
 
 if TYPE_CHECKING:
+    from spark13b.config import Preset as Values
     from spark13b.infer.session import FoundModel, Session
 
 app = typer.Typer(add_completion=False)
 _KEY = "SPARK13B_API_KEY"
+_SEATS = 8
 
 
 @app.command(epilog="Example: spark13b serve --load runs/sft --port 8000, then open http://127.0.0.1:8000")
@@ -27,7 +29,10 @@ def serve(
     tokenizer: options.Tokenizer = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8000,
-    seats: Annotated[int, typer.Option("--seats", min=1, max=256, help="Answers at once.")] = 8,
+    seats: Annotated[
+        int | None,
+        typer.Option("--seats", min=1, max=256, help="Answers at once \\[default: 8, or as many as fit]."),
+    ] = None,
     queue: Annotated[
         int, typer.Option("--queue", min=0, help="Requests that may wait; more are refused with 429.")
     ] = 64,
@@ -51,12 +56,23 @@ def serve(
     ] = None,
     model_name: Annotated[str, typer.Option("--model-name", help="The model's name in the API.")] = "spark13b",
     assignments: options.Set = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what serving needs in memory, and stop. Needs no device.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan of --dry-run as JSON.")] = False,
     nproc: launching.Nproc = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI's chat and text completions, and a chat page at /.
 
     Without --load the model of 'spark13b demo' answers. Ctrl-C finishes the running answers, a second one does not.
     """
+    if dry_run:
+        from spark13b.cli.plan import show_answering
+
+        show_answering(preset, load, assignments or [], lambda values: _seats(seats, values, context), context, as_json)
+        return
+    if as_json:
+        raise InputError("--json is for the plan of --dry-run", fix="add --dry-run, or leave --json out")
     keys = _keys(api_key or [], api_key_file)
 
     def find() -> FoundModel:
@@ -75,13 +91,17 @@ def serve(
         from spark13b.serve.app import Settings, make_app
         from spark13b.serve.desk import Desk
         from spark13b.serve.server import run
+        from spark13b.train.plan import plan_answering
 
-        session = Session(found, seats, context, part.mesh, fold=merge_adapter)
+        places = _seats(seats, found.preset, context)
+        if found.preset.machine.device != "cpu":  # there caches grow as texts do: room for all of them is not needed
+            plan_answering(found.preset, places, context)
+        session = Session(found, places, context, part.mesh, fold=merge_adapter)
         if session.doubt:
             progress.note(f"note: {session.doubt}")
         part.lead(session)
         _warm(session)
-        desk = Desk(session.engine, seats + queue)
+        desk = Desk(session.engine, places + queue)
         settings = Settings(model_name, keys, cors_origin or (), timeout, progress.note)
         name, number = socket.getsockname()[:2]
         shown = f"[{name}]" if ":" in name else name
@@ -94,6 +114,13 @@ def serve(
         progress.note(f"stopped; {session.speed()}")
 
     sharing.answer(find, work, merge_adapter)
+
+
+def _seats(wanted: int | None, preset: Values, context: int | None) -> int:
+    """Answers at once: those wanted, else as many as fit."""
+    from spark13b.train.plan import seats_that_fit
+
+    return wanted or seats_that_fit(preset, _SEATS, context)
 
 
 def _warm(session: Session) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spark13b.ckpt.adapters import Parts, parts_of
+from spark13b.ckpt.opening import SUFFIXES
 from spark13b.config import Preset, load_preset
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError
 from spark13b.infer.prompts import Prompt
 from spark13b.infer.requests import Generation, Piece, Request
-from spark13b.infer.room import check_room
-from spark13b.run_folder import RunFolder, preset_for
+from spark13b.run_folder import RunFolder, preset_for, weights_of
 
 if TYPE_CHECKING:
     from spark13b.infer.decoder import Decoder
@@ -41,10 +41,49 @@ class FoundModel:
         files = []
         for part in (self.weights.base, self.weights.adapters):
             if part is not None:
+                part = weights_of(part)  # and of its files those of weights: answers may be written beside them
                 found = sorted(part.rglob("*")) if part.is_dir() else [part]
-                files += [(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in found if one.is_file()]
+                kept = [one for one in found if one.is_file() and one.suffix in SUFFIXES]
+                files += [(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in kept]
         values = (files, self.preset.model.model_dump_json(), self.tokenizer.fingerprint)
         return hashlib.sha256(repr(values).encode()).hexdigest()
+
+    def requests(
+        self, prompts: Sequence[Prompt], logprobs: int | None = None, context: int | None = None
+    ) -> list[Request]:
+        """The requests for prompts, in the preset's template; `context`: the most tokens, if fewer than the model's.
+
+        Needs no weights. Raises InputError that names a prompt that cannot be answered.
+        """
+        model, options = self.preset.model, self.preset.generation
+        context = min(context or model.seq_length, model.seq_length)
+        texts = iter(
+            self.tokenizer.encode_batch(
+                [options.prompt_template.format(prompt.text) for prompt in prompts if prompt.ids is None]
+            )
+        )
+        requests = []
+        for prompt in prompts:
+            ids = list(prompt.ids) if prompt.ids is not None else next(texts)
+            shown = f": {prompt.text[:30]}…" if prompt.text else ""
+            if len(ids) >= context:
+                raise prompt.error(
+                    f"the prompt has {len(ids)} tokens, the context holds {context} with the answer{shown}",
+                    "shorten it, or use a model with a longer context",
+                )
+            wrong = next((one for one in ids if not 0 <= one < model.vocab_size), None)
+            if wrong is not None:
+                raise prompt.error(
+                    f"token id {wrong} is outside the model's vocabulary of {model.vocab_size}",
+                    "use ids of the model's own tokenizer",
+                )
+            requests.append(Request(ids, options, logprobs))
+        return requests
+
+    def context(self, requests: Sequence[Request]) -> int:
+        """The most tokens of any request with its answer."""
+        longest = max(len(request.prompt) for request in requests)
+        return min(longest + self.preset.generation.max_new_tokens, self.preset.model.seq_length)
 
 
 @dataclass(frozen=True)
@@ -120,7 +159,7 @@ class Session:
         from spark13b.infer.loading import load_model
 
         preset = found.preset
-        check_room(preset, seats, context)
+        self._found = found
         self.options, self.tokenizer = preset.generation, found.tokenizer
         self.seats, self._context = seats, context
         if found.tokenizer.vocab_size > preset.model.vocab_size:
@@ -151,31 +190,9 @@ class Session:
         """The ids of a question in the preset's template."""
         return self.tokenizer.encode(self.options.prompt_template.format(question))
 
-    def requests(self, prompts: Sequence[Prompt], logprobs: int | None = None) -> list[Request]:
-        """The requests for prompts, encoded once. Raises InputError that names a prompt that cannot be answered."""
-        texts = iter(
-            self.tokenizer.encode_batch(
-                [self.options.prompt_template.format(prompt.text) for prompt in prompts if prompt.ids is None]
-            )
-        )
-        requests = []
-        context = min(self._context or self.model.config.seq_length, self.model.config.seq_length)
-        for prompt in prompts:
-            ids = list(prompt.ids) if prompt.ids is not None else next(texts)
-            shown = f": {prompt.text[:30]}…" if prompt.text else ""
-            if len(ids) >= context:
-                raise prompt.error(
-                    f"the prompt has {len(ids)} tokens, the context holds {context} with the answer{shown}",
-                    "shorten it, or use a model with a longer context",
-                )
-            wrong = next((one for one in ids if not 0 <= one < self.model.config.vocab_size), None)
-            if wrong is not None:
-                raise prompt.error(
-                    f"token id {wrong} is outside the model's vocabulary of {self.model.config.vocab_size}",
-                    "use ids of the model's own tokenizer",
-                )
-            requests.append(Request(ids, self.options, logprobs))
-        return requests
+    def requests(self, prompts: Sequence[Prompt]) -> list[Request]:
+        """The requests for prompts. Raises InputError that names a prompt that cannot be answered."""
+        return self._found.requests(prompts, context=self._context)
 
     def run(self, requests: Iterable[Request]) -> Iterator[tuple[int, Piece]]:
         """Answer requests, as many at once as there are seats: (number of the request, what it has grown by).

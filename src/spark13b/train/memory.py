@@ -17,6 +17,7 @@ from spark13b.model.mesh import Group, Mesh
 from spark13b.model.names import adapter_shapes, expected_shapes
 from spark13b.train.placement import Placement, placement
 
+PART_TOKENS = 512  # of a prompt are read at once, `chunk` of infer/engine.py
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _FUSED_STATISTICS = 2 * 8 * 4  # bytes a token and head: maximum and sum of the softmax, 8 float32 each
 _MASK = 2048 * 2048  # bytes of the compressed mask that the fused kernels take
@@ -152,13 +153,20 @@ def training_memory(preset: Preset, tokens: int) -> Memory:
     )
 
 
-def answering_memory(preset: Preset) -> Memory:
-    """What answering one prompt that fills the context needs on each device; shorter ones need less."""
+def answering_memory(preset: Preset, seats: int = 1, context: int | None = None) -> Memory:
+    """What answering `seats` prompts at once needs on each device; `context`: the most tokens of one with its answer.
+
+    Several answers have a cache each, beside the one where prompts are read; on a CPU caches grow with the texts, and
+    this is their largest size.
+    """
     model, stored = preset.model, stored_parameters(preset)
-    part = part_of(preset, model.seq_length, batch=1)
+    context = min(context or model.seq_length, model.seq_length)
+    slots, places = min(context, model.cache_slots), seats + 1 if seats > 1 else 1
+    part = part_of(preset, min(PART_TOKENS, context), batch=1)
     weights = sum(one.bytes for one in stored)
-    cache = 2 * part.layers * model.cache_slots * part.inner * part.compute
-    work = prefill_of_layer(part) + 2 * part.vocabulary * 4
+    reading = prefill_of_layer(part, slots if context > PART_TOKENS else 0) + 2 * part.vocabulary * 4
+    work = max(reading, step_work(part, seats, slots))
+    cache = 2 * part.layers * places * slots * part.inner * part.compute
     runtime = _CPU_ANSWERING + part.layers * _CPU_ANSWERING_GRAPH if part.on_cpu else _ASCEND_RESERVE
     return Memory(
         weights=weights,
@@ -168,7 +176,7 @@ def answering_memory(preset: Preset) -> Memory:
         cache=cache,
         runtime=runtime,
         total=weights + cache + runtime + work,
-        moment="reading a prompt as long as the context",
+        moment="reading the last part of a prompt" if work == reading else "a step of all answers",
         activations_with_recompute=None,
         activations_without_recompute=None,
     )
@@ -249,16 +257,28 @@ def update_work(trained: list[Stored], on_cpu: bool) -> int:
     return 4 * sum(one.own for one in trained) + 6 * 4 * largest
 
 
-def prefill_of_layer(part: Part) -> int:
-    """What reading a prompt has at work: a layer's rows and the larger of attention, s N 8 h, and MLP, s N 4 f.
+def prefill_of_layer(part: Part, past: int = 0) -> int:
+    """What reading a part of a prompt has at work: rows, and the larger of attention, s N 8 h, and MLP, s N 4 f.
 
-    Rows: input, normed input and output, 3 s N C, and a norm in float32, 8 N C. A layer's keys and values go into the
-    cache before the next layer's come.
+    Rows: input, normed input and output, 3 s N C, and a norm in float32, 8 N C. With `past` slots of earlier parts and
+    K = past + N, attention is the plain one: H N K scores in the compute type, in float32, as weights in both, and the
+    mask; keys and values of all K, 4 s K h with the ring that is filled from them.
     """
     s, tokens = part.compute, part.batch_tokens
     rows = tokens * part.hidden * (3 * s + 8)
-    scores = 4 * (3 if part.backend == "plain" else 5) * part.scores
-    return rows + max(s * tokens * 8 * part.inner + scores, s * tokens * 4 * part.half)
+    keys = past + tokens
+    if past:
+        attention = part.heads * tokens * keys * (2 * s + 12) + 4 * s * keys * part.inner
+    else:
+        attention = 4 * (3 if part.backend == "plain" else 5) * part.scores
+    return rows + max(s * tokens * 8 * part.inner + attention, s * tokens * 4 * part.half)
+
+
+def step_work(part: Part, seats: int, slots: int) -> int:
+    """What a step of `seats` answers has at work: rows, scores over the cache, logits in float32 and their copy."""
+    scores = seats * part.heads * slots * (2 * part.compute + 12)
+    rows = seats * (part.hidden * (3 * part.compute + 8) + part.compute * (8 * part.inner + 4 * part.half))
+    return rows + scores + 2 * 4 * seats * part.vocabulary
 
 
 def cpu_process(layers: int) -> int:

@@ -12,7 +12,7 @@ from spark13b.config.preset import Preset
 from spark13b.errors import InputError
 from spark13b.model.names import adapter_shapes, expected_shapes
 from spark13b.train.communication import Collectives, prefill_collectives, step_collectives
-from spark13b.train.fitting import check_fits
+from spark13b.train.fitting import check_fits, gib
 from spark13b.train.length import rows_a_step, run_steps
 from spark13b.train.memory import Memory, answering_memory, training_memory
 
@@ -37,6 +37,7 @@ class Plan:
     memory: Memory  # a device
     memory_limit: int | None  # bytes a device
     collectives: tuple[Collectives, ...]  # of a step; of an infer preset, those of reading a whole context
+    seats: int = 1  # answers at once
 
     @property
     def tokens_per_step(self) -> int:
@@ -50,39 +51,102 @@ class Plan:
 def make_plan(preset: Preset, rows: int | None = None, row_length: int | None = None) -> Plan:
     """The plan of training `preset` on `rows` rows of `row_length` tokens; without rows, on some of full length.
 
-    For an infer preset it is the plan of answering a prompt that fills the context. Raises InputError when the rows do
-    not fit the model's context or its division over devices, or the memory is not enough.
+    For an infer preset it is that of answering a prompt. Raises InputError when the rows do not fit the model's context
+    or its division over devices, or the memory is not enough.
     """
+    if preset.task == "infer":
+        return plan_answering(preset)
     tokens = preset.model.seq_length if row_length is None else row_length - 1
     _check_tokens(preset, tokens)
-    answering = preset.task == "infer"
-    parameters = trained = sum(map(math.prod, expected_shapes(preset.model).values()))
+    trained = parameters = _parameters(preset)
     if preset.task == "lora":
         trained = sum(map(math.prod, adapter_shapes(preset.model, preset.lora).values()))
     limit = memory_limit(preset)
     plan = Plan(
         task=preset.task,
         parameters=parameters,
-        trained_parameters=0 if answering else trained,
-        steps=None if answering or (rows is None and preset.train.epochs) else run_steps(preset, rows or 0, tokens),
+        trained_parameters=trained,
+        steps=None if rows is None and preset.train.epochs else run_steps(preset, rows or 0, tokens),
         rows=rows,
-        batch_size=1 if answering else rows_a_step(preset),
+        batch_size=rows_a_step(preset),
         tokens=tokens,
         devices=preset.parallel.devices,
         data_parallel=preset.parallel.data_parallel,
         model_parallel=preset.parallel.model_parallel,
-        recompute=preset.train.recompute and not answering,
-        memory=needed_memory(preset, tokens),
+        recompute=preset.train.recompute,
+        memory=training_memory(preset, tokens),
         memory_limit=limit,
-        collectives=tuple(prefill_collectives(preset) if answering else step_collectives(preset, tokens)),
+        collectives=tuple(step_collectives(preset, tokens)),
     )
-    check_fits(preset, plan.memory, limit, needed_memory, tokens)
+    check_fits(preset, plan.memory, limit, training_memory, tokens)
     return plan
 
 
-def needed_memory(preset: Preset, tokens: int) -> Memory:
-    """What each device needs for the preset's task, on rows of `tokens` tokens when it trains."""
-    return answering_memory(preset) if preset.task == "infer" else training_memory(preset, tokens)
+def plan_answering(preset: Preset, seats: int = 1, context: int | None = None) -> Plan:
+    """The plan of answering `seats` prompts at once, each with its answer at most `context` tokens long.
+
+    Raises InputError when the memory is not enough: it names the seats that fit, else changes of the preset.
+    """
+    preset = preset.model_copy(update={"task": "infer"})
+    tokens, limit = min(context or preset.model.seq_length, preset.model.seq_length), memory_limit(preset)
+    check_seats(preset, seats, context, limit)
+    return Plan(
+        task=preset.task,
+        parameters=_parameters(preset),
+        trained_parameters=0,
+        steps=None,
+        rows=None,
+        batch_size=1,
+        tokens=tokens,
+        devices=preset.parallel.devices,
+        data_parallel=preset.parallel.data_parallel,
+        model_parallel=preset.parallel.model_parallel,
+        recompute=False,
+        memory=answering_memory(preset, seats, context),
+        memory_limit=limit,
+        collectives=tuple(prefill_collectives(preset)),
+        seats=seats,
+    )
+
+
+def check_seats(preset: Preset, seats: int, context: int | None, limit: int | None) -> None:
+    """Raise InputError when so many answers at once need more than `limit` bytes a device; None is no limit."""
+
+    def needed(preset: Preset, tokens: int) -> Memory:
+        return answering_memory(preset, seats, min(context or tokens, tokens))
+
+    most = _most_seats(preset, seats, context, limit)
+    if limit is None or most == seats:
+        return
+    if not most:
+        check_fits(preset, needed(preset, preset.model.seq_length), limit, needed, preset.model.seq_length)
+    memory = answering_memory(preset, seats, context)
+    raise InputError(
+        f"{seats} answers at once need {gib(memory.total)} a device and may use {gib(limit)}: "
+        f"weights {gib(memory.weights)}, caches {gib(memory.cache)}",
+        where="machine.max_device_memory_gb",
+        fix=f"answer at most {most} at once (--seats or --batch-size {most}), or shorter texts (serve: --context)",
+    )
+
+
+def seats_that_fit(preset: Preset, wanted: int, context: int | None = None) -> int:
+    """As many answers at once as the memory holds: at most `wanted`, at least one."""
+    if preset.machine.device == "cpu":  # there caches grow as texts do
+        return wanted
+    return max(1, _most_seats(preset, wanted, context, memory_limit(preset)))
+
+
+def _most_seats(preset: Preset, wanted: int, context: int | None, limit: int | None) -> int:
+    """The most answers at once, at most `wanted`, that need no more than `limit` bytes; 0: not even one."""
+    if limit is None:
+        return wanted
+    fitting = (seats for seats in range(wanted, 0, -1) if answering_memory(preset, seats, context).total <= limit)
+    return next(fitting, 0)
+
+
+def _parameters(preset: Preset) -> int:
+    """Numbers of the model, without adapters."""
+    return sum(map(math.prod, expected_shapes(preset.model).values()))
 
 
 def memory_limit(preset: Preset) -> int | None:
