@@ -74,14 +74,15 @@ def read_rank_table(path: Path) -> RankTable:
         raise InputError(
             f"not a finished rank table: {key + ': ' if key else ''}{flaw['msg']}",
             where=path,
-            fix="a table holds version, server_count, server_list and status 'completed'; numbers are strings there",
+            fix=f"'spark13b rank-table check {path}' lists all that is wrong; "
+            f"of ModelArts' jobstart_hccl.json 'spark13b rank-table merge {path}' makes one for MindSpore",
         ) from error
     ranks = [rank for server in table.server_list for rank in server.ranks]
     if ranks != list(range(len(ranks))):
         raise InputError(
             f"the ranks of a table count from 0 in the order of its devices, these are {ranks}",
             where=path,
-            fix="make the tables of the servers anew and merge them in the order of the launch",
+            fix="make the servers' tables anew (spark13b rank-table gen) and merge them in the order of the launch",
         )
     servers = [server.server_id for server in table.server_list]
     if len(set(servers)) != len(servers) or int(table.server_count) != len(servers):
