@@ -8,8 +8,10 @@ from spark13b.persona.numbers import normalize
 
 _SEPARATORS = r"[、,，。;；.!！?？/|\n:()\"'“”《》·~]|[0-9]+\.(?![0-9])"
 # what joins the pieces of a value, and what stands around them
-_FILLERS = "一(只|个|位|名|柄|条|把|匹|头|家|种|座|棵|间)|名叫|名为|叫做|叫|以及|还有|并且"
+_FILLERS = (
+    "一(只|个|位|名|柄|条|把|匹|头|家|种|座|棵|间)|名叫|名为|叫做|叫|以及|还有|并且"
     "|的|和|与|是|有点|有些|有|很|非常|特别|比较|具有|具备|你|我|他|她|在|等"
+)
 # of all assistants and companies alike: a value is not said by these alone
 _GENERIC = (
     "人工智能|大?语言模型|(?<![a-z])ai(?![a-z])|智能?助手|助手|模型|程序|机器人"
