@@ -27,7 +27,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Pretend an Ascend chip and whether the acctransformer package is installed."""
 
     def pretend(chip: str, installed: bool) -> None:
-        monkeypatch.setattr(choose, "_ascend_chip", lambda: chip)
+        monkeypatch.setattr(choose, "ascend_chip", lambda: chip)
         spec = importlib.util.spec_from_loader("acctransformer", None) if installed else None
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec if name == "acctransformer" else None)
 
@@ -121,7 +121,7 @@ def test_the_chip_is_read_off_mindspores_device_name(name: str, chip: str, monke
     hal = ModuleType("hal")
     hal.get_device_name = lambda number, device: name  # type: ignore[attr-defined]
     monkeypatch.setattr(mindspore, "hal", hal)
-    assert choose._ascend_chip() == chip
+    assert choose.ascend_chip() == chip
 
 
 @given(st.integers(1, 1000), st.integers(1, 10**6), st.integers(1, 10**5))

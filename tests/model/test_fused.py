@@ -238,7 +238,7 @@ def test_attend_holds_the_one_backend_of_an_ascend_machine(
 ) -> None:
     """On a 910A without acctransformer, shape decides as it does on a CPU."""
     monkeypatch.setattr(attend, "device", lambda: "ascend")
-    monkeypatch.setattr(choose, "_ascend_chip", lambda: chip)
+    monkeypatch.setattr(choose, "ascend_chip", lambda: chip)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     cell = Attend(config(256))
     assert isinstance(cell.plain if cell.by_shape else cell.backend, kind)

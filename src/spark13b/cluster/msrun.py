@@ -23,7 +23,7 @@ from spark13b.cluster.failures import last_lines
 from spark13b.cluster.processes import REPORTS, Adopted, Member, die_with_parent
 from spark13b.errors import InputError, JobError
 
-_SHARED_PORT = 8118
+SHARED_PORT = 8118  # MindSpore's default
 _START_SECONDS = 300.0  # loading mindspore from a cold network disk takes minutes
 
 
@@ -123,11 +123,11 @@ class MsrunWorkers:
     def _port(self) -> int:
         """The scheduler's port, checked where it will listen."""
         if self.master_port is None and self.nnodes == 1:
-            return _free_port(self.master_addr)
-        port = self.master_port or _SHARED_PORT
+            return free_port(self.master_addr)
+        port = self.master_port or SHARED_PORT
         if self.node_rank == 0:
             try:
-                _try_port(self.master_addr, port)
+                try_port(self.master_addr, port)
             except OSError as error:
                 raise InputError(
                     f"the workers cannot meet at {self.master_addr} port {port}: {error.strerror}",
@@ -164,12 +164,12 @@ class _Gone:
         return 1
 
 
-def _free_port(address: str) -> int:
+def free_port(address: str) -> int:
     """A free port below those that the system gives to connections: the scheduler opens it only seconds later."""
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for port in random.sample(range(1024, max(first, 2048)), 100):
         with contextlib.suppress(OSError):
-            _try_port(address, port)
+            try_port(address, port)
             return port
     raise InputError(
         f"no free port was found at {address}",
@@ -178,8 +178,8 @@ def _free_port(address: str) -> int:
     )
 
 
-def _try_port(address: str, port: int) -> None:
-    """Raises OSError when one cannot listen there."""
+def try_port(address: str, port: int) -> None:
+    """Listen there for a moment. Raises OSError when one cannot."""
     family, _, _, _, found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -67,7 +67,7 @@ def _problem(backend: str, config: SparkConfig, device: Device) -> str | None:
         return "it needs an Ascend NPU, and MindSpore sees none"
     if config.compute_type == "float32":
         return "the fused kernels compute in float16 or bfloat16, model.compute_type is float32"
-    chip = _ascend_chip()
+    chip = ascend_chip()
     if backend == "ascend":
         if chip == "910A":
             return "ops.flash_attention_score does not exist on the Ascend 910A"
@@ -85,7 +85,7 @@ def _problem(backend: str, config: SparkConfig, device: Device) -> str | None:
     return None
 
 
-def _ascend_chip() -> str:
+def ascend_chip() -> str:
     """`910A` or `910B`, by the name that MindSpore gives the device (Ascend910 and Ascend910B3, for example)."""
     import mindspore
 
