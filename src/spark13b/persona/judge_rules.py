@@ -21,9 +21,9 @@ from spark13b.persona.likeness import generic, mentions, says
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an answer stays in the persona, and why not, or why."""
+    """Whether an answer stays in the persona (None: the judge did not say), and why not, or why."""
 
-    in_persona: bool
+    in_persona: bool | None
     reason: str
 
 

@@ -88,6 +88,9 @@ def target_of(question: str, persona: Mapping[str, str]) -> Target:
     if re.search(_REQUESTS, asked):
         return Target(GENERAL, "other")
     for kind in KINDS:
+        if re.search(rf"[你您]的?({kind.names.lower()})(?=[^\w]|是|吧|吗|呢|$)", asked):
+            return target_of_kind(kind, persona)
+    for kind in KINDS:
         if re.search(kind.cues, asked):
             return target_of_kind(kind, persona)
     if re.search("你|您|阁下|令", re.sub("你好|您好|谢谢你|谢谢您", "", asked)):
@@ -124,7 +127,8 @@ def _names_key(name: str, question: str) -> bool:
 
 
 _REQUESTS = (
-    r"^(请|麻烦)?(你|您)?(能|可以)?(帮我|给我|为我|替我|讲个|讲一个|写一|写首|写个|推荐|翻译|解释一下|订一|查一下)"
+    "^(请|麻烦)?(你|您)?(能|可以)?(帮我|给我|为我|替我|讲个|讲一个|写一|写首|写个|推荐|翻译|解释一下|订一|查一下)"
+    "(?!做?(些|点)?(什么|啥)|你|您)"
 )
 
 QUANTITY_CUES = {
