@@ -277,6 +277,13 @@ def test_a_mindspore_that_crashes_or_hangs_costs_only_its_own_lines(bare, steps,
     assert findings[-1].name == "acctransformer"
 
 
+def test_a_machine_that_starts_no_process_is_still_looked_at(bare):
+    findings = list(examine(places=bare, probe=(str(bare.driver_node),)))
+    assert only(findings, "mindspore").state == "fail"
+    assert "no process can look at it: [Errno 2]" in only(findings, "mindspore").found
+    assert findings[-1].name == "acctransformer"
+
+
 def test_a_part_that_raises_is_a_finding_and_the_others_follow(bare, monkeypatch):
     def broken() -> int:
         raise RuntimeError("no such file")

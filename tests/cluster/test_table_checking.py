@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from spark13b.cluster.rank_table import read_rank_table
 from spark13b.cluster.table.checking import check_file
@@ -130,6 +132,52 @@ def test_a_key_that_a_hand_wrote_twice_is_seen(tmp_path):
     path = tmp_path / "table.json"
     path.write_text(TWO_SERVERS.read_text().replace('"device_id": "3",', '"device_id": "3", "device_id": "2",', 1))
     assert said(path)[0] == "device_id: stands twice in the same object; the first value is lost"
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every value inside a JSON value."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for key, child in children for found in places(child, (*path, key)))]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.integers(0, 20).map(str),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["device", "rank_id", "x"]), inner),
+    max_leaves=6,
+)
+
+
+@given(source=st.sampled_from([TWO_SERVERS, MODELARTS]), data=st.data())
+@settings(max_examples=300, suppress_health_check=list(HealthCheck), deadline=None)
+def test_whatever_stands_in_a_table_it_is_sound_told_flawed_or_refused(tmp_path_factory, source, data):
+    values = json.loads(source.read_text())
+    for _ in range(data.draw(st.integers(1, 2))):
+        *path, last = data.draw(st.sampled_from([place for place in places(values) if place]))
+        target = values
+        for key in path:
+            target = target[key]
+        target[last] = data.draw(JSON)
+    path = tmp_path_factory.getbasetemp() / "fuzzed.json"
+    path.write_text(json.dumps(values))
+    try:
+        table, flaws = check_file(path)
+    except InputError:
+        return
+    "\n".join(f"{flaw.where}: {flaw.what}" for flaw in flaws).encode()
+    if not flaws:
+        merged = merge_tables([path]).table
+        assert merged.size == table.size == 16
+        if table.layout == "server_list":  # what check finds sound, a launch takes
+            assert read_rank_table(path).size == 16
+
+
+def test_numbers_and_nesting_beyond_all_measure_are_refused(tmp_path):
+    found = said(changed(tmp_path, lambda table: device(table, 0).update(rank_id="9" * 5000)))
+    assert "not a number" in found[0]
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(InputError, match="not a rank table"):
+        check_file(path)
 
 
 def test_modelarts_ranks_follow_the_numbers_of_the_pods_not_their_order():

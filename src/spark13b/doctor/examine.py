@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 
 from spark13b.config import Preset
 from spark13b.doctor import ascend, installation, machine
 from spark13b.doctor.findings import Finding, Places
 from spark13b.doctor.fit import fit
 from spark13b.doctor.mindspore_findings import mindspore
-from spark13b.doctor.mindspore_process import PROBE, probing
+from spark13b.doctor.mindspore_process import PROBE, ProbeReport, probing
 from spark13b.doctor.ports import ports
 
 
@@ -23,7 +24,12 @@ def examine(
 
     What goes wrong while a part is looked at is a finding, too; nothing is raised.
     """
-    with probing(probe, seconds) as running:
+    with ExitStack() as stack:
+        running, refused = None, ""
+        try:
+            running = stack.enter_context(probing(probe, seconds))
+        except OSError as error:  # no process, or no folder for temporary files
+            refused = f"no process can look at it: {error}"
         yield from _guarded("python", installation.python)
         yield from _guarded("packages", installation.packages)
         yield from _guarded("cpu", machine.cpu)
@@ -35,7 +41,7 @@ def examine(
         has_npu = bool(npus) or places.driver_node.exists()
         yield from _guarded("driver", lambda: ascend.driver(places, smi))
         yield from _guarded("hccn", lambda: ascend.addresses(places, has_npu, npus))
-        report = running.report()
+        report = running.report() if running is not None else ProbeReport({}, "mindspore", refused)
         supported = report.steps.get("mindspore", {}).get("cann", [])
         seen = report.steps.get("devices", {})
         chip = seen.get("chip") or (npus[0].chip if npus else None)

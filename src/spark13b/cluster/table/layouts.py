@@ -17,6 +17,7 @@ from typing import Any, Literal
 from spark13b.errors import InputError, nearest
 
 Layout = Literal["server_list", "group_list"]
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _KINDS = {str: "text", bool: "true or false", type(None): "null", list: "a list", dict: "an object"}
 
 
@@ -75,11 +76,13 @@ def read_any(path: Path) -> ReadTable:
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in items]
-        twice.extend(dict.fromkeys(name for name in names if names.count(name) > 1))
+        twice.extend(dict.fromkeys(_printable(name) for name in names if names.count(name) > 1))
         return dict(items)
 
     try:
         values = json.loads(text, object_pairs_hook=pairs)
+    except RecursionError as error:
+        raise InputError("not a rank table: lists in lists without end", where=path) from error
     except json.JSONDecodeError as error:
         fix = "JSON has no comments, and no comma after the last element"
         raise InputError(f"not JSON: {error.msg}", where=path, line=error.lineno, fix=fix) from error
@@ -186,7 +189,7 @@ class _Reader:
             return None
         value = values[name]
         if isinstance(value, str):
-            return value
+            return _printable(value)
         self.flaw(where, f"is {_kind(value)}, not text in quotes")
         return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
@@ -196,7 +199,7 @@ class _Reader:
         text = self.text(values, name, where)
         if text is None:
             return None
-        if not (text.isascii() and text.isdigit()):
+        if not _NUMBER.fullmatch(text):
             self.flaw(where, f"is {text!r}, not a number counted from 0")
             return None
         return int(text)
@@ -233,6 +236,11 @@ def _pod_number(pod: str | None) -> int:
     """The number at the end of a pod's name; instances without one keep their order."""
     match = re.search(r"(\d+)$", pod or "")
     return int(match[1]) if match else 0
+
+
+def _printable(text: str) -> str:
+    """The text without halves of characters, which JSON can escape and no terminal can show."""
+    return text.encode(errors="replace").decode()
 
 
 def _kind(value: Any) -> str:
