@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "preset": ("preset", "Start here", "List, show, check, compare and import presets."),
     "tokenizer": ("tokenizer", "Data", "Train or check a SentencePiece tokenizer."),
     "preprocess": ("preprocess", "Data", "Turn text or instructions into MindRecord training rows."),
+    "persona": ("persona", "Data", "Give a model its own name and character, and judge whether it keeps them."),
     "convert": ("convert", "Model", "Convert weights between torch and MindSpore, and between number formats."),
     "ckpt": ("ckpt", "Model", "Convert, inspect, verify, compare, split and merge checkpoints."),
     "train": ("train", "Model", "Pretrain or fine-tune from a preset."),
