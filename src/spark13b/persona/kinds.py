@@ -61,9 +61,10 @@ def kind_of_key(key: str) -> Kind | None:
     from spark13b.persona.catalogue import KINDS
 
     names = [normalize(name) for name in names_of(key)]
-    for kind in KINDS:
-        if set(names) & set(kind.names.split("|")):
-            return kind
+    for name in names:
+        for kind in KINDS:
+            if name in normalize(kind.names).split("|"):
+                return kind
     for kind in KINDS:
         if any(name.endswith(known) for name in names for known in kind.names.split("|") if len(known) > 2):
             return kind
@@ -87,8 +88,11 @@ def target_of(question: str, persona: Mapping[str, str]) -> Target:
             return Target(key, "set", None, (key,))
     if re.search(_REQUESTS, asked):
         return Target(GENERAL, "other")
+    for key in persona:
+        if _asks_by_name(names_of(key), asked):
+            return target_named(key, persona)
     for kind in KINDS:
-        if re.search(rf"[你您]的?({kind.names.lower()})(?=[^\w]|是|吧|吗|呢|$)", asked):
+        if _asks_by_name(names_of(kind.names), asked):
             return target_of_kind(kind, persona)
     for kind in KINDS:
         if re.search(kind.cues, asked):
@@ -117,6 +121,12 @@ def target_named(attribute: str, persona: Mapping[str, str]) -> Target:
     return target_of_kind(kind, persona) if kind else Target(attribute, "unset")
 
 
+def _asks_by_name(names: Iterable[str], question: str) -> bool:
+    """Whether a question asks for a name itself: 你的身高是, 您的身高？, 你喜欢的颜色呢."""
+    joined = "|".join(re.escape(normalize(name)) for name in names)
+    return bool(re.search(rf"[你您]的?({joined})(?=[^\w]|是|吧|吗|呢|$)", question))
+
+
 def _names_key(name: str, question: str) -> bool:
     """Whether a question names a key: its name, or 喜欢...X for a key 喜欢的X."""
     name = normalize(name)
@@ -133,5 +143,5 @@ _REQUESTS = (
 
 QUANTITY_CUES = {
     "length": rf"{NUMBER}(米|cm|厘米|公分)",
-    "age": rf"{NUMBER}岁",
+    "age": rf"{NUMBER}岁|{NUMBER}了(吧|吗|没)",
 }

@@ -29,6 +29,9 @@ def says(value: str, text: str, *, any_part: bool = False) -> bool:
         return True
     if _abbreviated(whole, text):
         return True
+    told = _told(text)
+    if len(told) > 1 and told in whole and not generic(told):
+        return True
     for piece in _pieces(value):
         core = re.sub(_GENERIC, "|", piece)
         parts = [part for part in core.split("|") if len(part) > 1]
@@ -40,9 +43,17 @@ def says(value: str, text: str, *, any_part: bool = False) -> bool:
         hits = sum(pair in text for pair in pairs)
         if hits and (any_part or hits * 2 >= len(pairs)):
             return True
+        if len(piece) == 4 and piece == core and piece[:2] in text and piece[2:] in text:
+            return True
         if len(piece) >= 3 and len(text) < 24 and not re.search(_GENERIC, piece) and set(piece) <= set(text):
             return True
     return False
+
+
+def _told(text: str) -> str:
+    """What a short clause tells: 团子 of 它叫团子呀."""
+    text = re.sub("[呀啊哦呢啦吧哟喽咯的了]+$", "", text)
+    return re.split("是|叫|号|名为|名字|姓", text)[-1]
 
 
 def mentions(value: str, text: str) -> bool:

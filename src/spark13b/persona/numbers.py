@@ -41,6 +41,11 @@ _FESTIVALS = {
     "腊八": (12, 8, True),
     "除夕": (12, 30, True),
 }
+# ages by their old names
+_AGES = {
+    "豆蔻": 13, "及笄": 15, "二八年华": 16, "弱冠": 20, "双十年华": 20, "花信": 24, "而立": 30, "不惑": 40,
+    "知天命": 50, "花甲": 60, "耳顺": 60, "古稀": 70, "耄耋": 80, "期颐": 100,
+}  # fmt: skip
 _LUNAR_MONTHS = {"正月": "一月", "冬月": "十一月", "腊月": "十二月"}
 
 
@@ -79,7 +84,9 @@ def number(text: str) -> float | None:
 
 def ages(text: str) -> list[float]:
     """Ages in years: 二十岁, 20周岁, 三百年; only when no unit is there at all, a number that stands alone."""
+    text = re.sub("(?<=十)有(?=[一二三四五六七八九])", "", text)  # 二十有三
     found = [number(match[1]) for match in re.finditer(rf"({NUMBER})(?:周|多)?岁", text)]
+    found += [float(age) for name, age in _AGES.items() if name in text]
     if not found:
         found = [number(match[1]) for match in re.finditer(rf"({NUMBER})年(?!级|代)", text)]
         found = [value for value in found if value is not None and value < 1900]
