@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Literal
 
 from spark13b.persona.numbers import NUMBER, normalize
@@ -56,6 +57,7 @@ def names_of(key: str) -> list[str]:
     return [name.strip() for name in key.split("|") if name.strip()]
 
 
+@lru_cache(maxsize=4096)
 def kind_of_key(key: str) -> Kind | None:
     """The kind of a persona file's key: one of its names is one of the kind's, or ends in a long one."""
     from spark13b.persona.catalogue import KINDS
@@ -89,13 +91,13 @@ def target_of(question: str, persona: Mapping[str, str]) -> Target:
     if re.search(_REQUESTS, asked):
         return Target(GENERAL, "other")
     for key in persona:
-        if _asks_by_name(names_of(key), asked):
+        if _by_name(key).search(asked):
             return target_named(key, persona)
     for kind in KINDS:
-        if _asks_by_name(names_of(kind.names), asked):
+        if _by_name(kind.names).search(asked):
             return target_of_kind(kind, persona)
     for kind in KINDS:
-        if re.search(kind.cues, asked):
+        if _compiled(kind.cues).search(asked):
             return target_of_kind(kind, persona)
     if re.search("你|您|阁下|令", re.sub("你好|您好|谢谢你|谢谢您", "", asked)):
         return Target(UNKNOWN, "unset")
@@ -121,10 +123,17 @@ def target_named(attribute: str, persona: Mapping[str, str]) -> Target:
     return target_of_kind(kind, persona) if kind else Target(attribute, "unset")
 
 
-def _asks_by_name(names: Iterable[str], question: str) -> bool:
-    """Whether a question asks for a name itself: 你的身高是, 您的身高？, 你喜欢的颜色呢."""
-    joined = "|".join(re.escape(normalize(name)) for name in names)
-    return bool(re.search(rf"[你您]的?({joined})(?=[^\w]|是|吧|吗|呢|$)", question))
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """A pattern of the catalogue: more of them than the cache of `re` holds."""
+    return re.compile(pattern)
+
+
+@lru_cache(maxsize=4096)
+def _by_name(key: str) -> re.Pattern[str]:
+    """What asks for one of a key's names itself: 你的身高是, 您的身高？, 你喜欢的颜色呢."""
+    joined = "|".join(re.escape(normalize(name)) for name in names_of(key))
+    return re.compile(rf"[你您]的?({joined})(?=[^\w]|是|吧|吗|呢|$)")
 
 
 def _names_key(name: str, question: str) -> bool:

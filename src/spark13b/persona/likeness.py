@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from spark13b.persona.numbers import normalize
 
@@ -66,6 +67,7 @@ def generic(value: str) -> bool:
     return all(len(part) < 2 for piece in _pieces(value) for part in re.sub(_GENERIC, "|", piece).split("|"))
 
 
+@lru_cache(maxsize=4096)
 def _pieces(value: str) -> list[str]:
     value = re.sub(_SEPARATORS, "|", normalize(value))
     return [piece for piece in re.sub(_FILLERS, "|", value).split("|") if piece]

@@ -95,7 +95,7 @@ def ages(text: str) -> list[float]:
 
 def bare(text: str) -> list[float]:
     """Numbers that no unit and no other word follows: 二十。 二十啦 23."""
-    ends = r"(?=[了啦吧呀啊哦呢喽咯的多]*(?:[^\w]|$))"
+    ends = r"(?=[了啦吧呀啊哦呢喽咯的多]*(?:[^\w%‰]|$))"
     found = [number(match[1]) for match in re.finditer(rf"(?<![0-9.第]){_guard()}({NUMBER}){ends}", text)]
     return [value for value in found if value is not None]
 
