@@ -88,7 +88,7 @@ class OpenAIJudge:
 
 def verdict_of(reply: str) -> Verdict:
     """Read a verdict: the first of 符合 and 跳出, and the reason behind it."""
-    found = re.search("(不)?(符合|跳出)", reply)
+    found = re.search("(不|没有?|未)?(符合|跳出)", reply)
     if found is None:
         return Verdict(None, f"the judge gave no verdict: {' '.join(reply.split())[:80]}")
     inside = (found[2] == "符合") != bool(found[1])
