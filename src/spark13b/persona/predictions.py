@@ -9,7 +9,7 @@ from typing import Any
 
 from spark13b.data.place import Place
 from spark13b.data.records import Record, read_records
-from spark13b.errors import nearest
+from spark13b.errors import InputError, nearest
 from spark13b.persona.kinds import Target, target_named, target_of
 
 LABELS = {"in": True, "out": False, "符合": True, "跳出": False}
@@ -32,6 +32,8 @@ def read_predictions(path: Path, persona: Mapping[str, str]) -> list[Answer]:
     `attribute` names what is asked; without it the question's words decide. `label` is "in" or "out". Raises
     InputError naming the line that has no question, no answer, or another label.
     """
+    if not path.exists():
+        raise InputError("there is no such file", where=path, fix="check --predictions")
     return [answer_of(record, persona) for record in read_records(path)]
 
 
