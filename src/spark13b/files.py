@@ -52,7 +52,7 @@ def replacing(target: Path, *, force: bool = False, workspace: Path | None = Non
         if target.exists() and (target.is_dir() or draft.is_dir()):
             target.rename(workspace / (target.name + ".old"))  # a folder cannot be renamed over
         draft.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise disk_error(error, target) from error
     finally:
@@ -80,10 +80,11 @@ def _sync_tree(path: Path) -> None:
     if path.is_dir():
         for child in path.iterdir():
             _sync_tree(child)
-    _sync(path)
+    sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from spark13b.data.blocks import Block
 from spark13b.data.clean import clean
-from spark13b.data.encoding import encode_documents, encode_examples
+from spark13b.data.encoding import Encoded, Encoder, Kind, Recipe
 from spark13b.data.fields import all_texts
-from spark13b.data.ledger import Ledger
-from spark13b.data.place import Place
-from spark13b.data.records import Record
-from spark13b.data.tokenizer import SparkTokenizer
+from spark13b.data.tokenizer import PROMPT_TEMPLATE, SparkTokenizer
 from spark13b.errors import InputError
+from spark13b.infer.conversation import Turn, conversation_ids
 
 TOKENIZER = SparkTokenizer.load(Path(__file__).parents[1] / "golden" / "tokenizer")
 END = TOKENIZER.end_id
 
 
-def records(*fields: dict) -> list[Record]:
-    return [Record(one, Place(Path("data.jsonl"), line)) for line, one in enumerate(fields, 1)]
+def encoded(kind: Kind, *fields: dict, **options) -> Encoded:
+    """A block of records, in lines 1, 2, ..."""
+    block = Block(Path("data.jsonl"), 1, None, "jsonl", list(enumerate(fields, 1)))
+    return Encoder(Recipe(kind, TOKENIZER.model, **options), TOKENIZER).encode(block)
 
 
 def documents(*fields: dict) -> list[int]:
-    return [token for chunk in encode_documents(records(*fields), TOKENIZER, Ledger()) for token in chunk.tolist()]
+    found = encoded("pretrain", *fields)
+    assert not found.flaws
+    return found.examples.ids.tolist()
 
 
-def examples(*fields: dict) -> list[tuple[list[int], list[int]]]:
-    found = encode_examples(records(*fields), TOKENIZER, Ledger())
-    return [(one.ids[: one.prompt_length].tolist(), one.ids[one.prompt_length :].tolist()) for one in found]
+def examples(*fields: dict, **options) -> list[tuple[list[int], list[int]]]:
+    """The tokens that are not learned, and those that are, of each example."""
+    found = encoded("sft", *fields, **options)
+    assert not found.flaws
+    ends = np.cumsum(found.examples.lengths)
+    parts = [(end - size, end) for end, size in zip(ends, found.examples.lengths, strict=True)]
+    ids, mask = found.examples.ids, found.examples.mask
+    return [tuple(ids[a:b][mask[a:b] == flag].tolist() for flag in (0, 1)) for a, b in parts]
 
 
-def refused(job, *fields: dict) -> InputError:
-    with pytest.raises(InputError) as caught:
-        list(job(records(*fields), TOKENIZER, Ledger()))
-    return caught.value
+def refused(kind: Kind, *fields: dict) -> InputError:
+    (flaw,) = encoded(kind, *fields).flaws
+    return flaw
 
 
 @pytest.mark.parametrize(
@@ -69,10 +81,9 @@ def test_documents_are_output_or_else_text_and_end_with_end():
 
 
 def test_an_empty_text_is_an_end_and_is_counted():
-    ledger = Ledger()
-    (chunk,) = encode_documents(records({"text": " \n"}, {"text": "a"}), TOKENIZER, ledger)
-    assert chunk.tolist() == [END, *TOKENIZER.encode("a"), END]
-    assert (ledger.read, ledger.kept, ledger.empty, ledger.characters) == (2, 2, 1, 1)
+    found = encoded("pretrain", {"text": " \n"}, {"text": "a"})
+    assert found.examples.ids.tolist() == [END, *TOKENIZER.encode("a"), END]
+    assert (found.read, found.examples.empty.tolist(), found.examples.characters.tolist()) == (2, [True, False], [0, 1])
 
 
 def test_prompt_and_answer_are_what_infer_asks_and_expects():
@@ -107,33 +118,31 @@ def test_many_records_are_encoded_as_one_by_one(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("job", "fields", "what", "fix"),
+    ("kind", "fields", "what", "fix"),
     [
-        (encode_examples, {"instruction": "a"}, "no 'output'; it has 'instruction'", "add 'output'"),
-        (encode_examples, {"instruction": "a", "output": None}, "no 'output'; it has 'instruction'", "add 'output'"),
-        (encode_examples, {"instruction": "a", "outputs": "b"}, "it has 'instruction', 'outputs'", "mean 'output' by"),
-        (encode_examples, {"output": "b"}, "no 'instruction' or 'input'; it has 'output'", "add"),
-        (encode_examples, {"text": "b"}, "no 'output'; it has 'text'", "add"),
-        (encode_examples, {}, "no field at all", "add"),
-        (encode_examples, {"instruction": "a", "output": 3}, "'output' must be a string, this is a number", "quotes"),
-        (encode_documents, {"content": "a"}, "no 'output' or 'text'; it has 'content'", "mean 'text' by"),
-        (encode_documents, {"text": ["a"]}, "'text' must be a string, this is an array", "quotes"),
-        (encode_documents, {"text": "a\ud83d"}, "half a character: \\ud83d", "remove"),
+        ("sft", {"instruction": "a"}, "no 'output'; it has 'instruction'", "add 'output'"),
+        ("sft", {"instruction": "a", "output": None}, "no 'output'; it has 'instruction'", "add 'output'"),
+        ("sft", {"instruction": "a", "outputs": "b"}, "it has 'instruction', 'outputs'", "mean 'output' by"),
+        ("sft", {"output": "b"}, "no 'instruction' or 'input'; it has 'output'", "add"),
+        ("sft", {"text": "b"}, "a text has no question and no answer", "preprocess pretrain"),
+        ("sft", {}, "no field at all", "add"),
+        ("sft", {"instruction": "a", "output": 3}, "'output' must be a string, this is a number", "quotes"),
+        ("pretrain", {"content": "a"}, "no 'output' or 'text'; it has 'content'", "mean 'text' by"),
+        ("pretrain", {"text": ["a"]}, "'text' must be a string, this is an array", "quotes"),
+        ("pretrain", {"text": "a\ud83d"}, "half a character: \\ud83d", "remove"),
     ],
 )
-def test_a_record_that_lacks_something_is_named(job, fields, what, fix):
+def test_a_record_that_lacks_something_is_named(kind, fields, what, fix):
     good = {"instruction": "a", "output": "b"}
-    error = refused(job, good, fields)
+    error = refused(kind, good, fields)
     assert what in error.what
     assert fix in error.fix
     assert (error.where, error.line) == ("data.jsonl", 2)
 
 
 def test_fields_that_are_not_used_are_counted():
-    ledger = Ledger()
-    fields = [{"instruction": "a", "output": "b", "history": [], "id": 3}, {"input": "a", "output": "b", "id": 4}]
-    list(encode_examples(records(*fields), TOKENIZER, ledger))
-    assert ledger.ignored_fields == {"history": 1, "id": 2}
+    fields = [{"instruction": "a", "output": "b", "tags": [], "id": 3}, {"input": "a", "output": "b", "id": 4}]
+    assert encoded("sft", *fields).ignored_fields == {"tags": 1, "id": 2}
 
 
 def test_a_tokenizer_learns_from_every_text_of_a_record():
@@ -146,3 +155,130 @@ def test_a_tokenizer_learns_from_every_text_of_a_record():
         "input": None,
     }
     assert all_texts(fields) == ["一", "二", "三", "四"]
+
+
+CHAT = [("你好", "你好！"), ("一加一？", "二"), ("再见", "慢走")]
+
+
+def conversation(*said: str, name: str = "messages") -> dict:
+    who, what, sides = {"messages": ("role", "content", ("user", "assistant"))}.get(
+        name, ("from", "value", ("human", "gpt"))
+    )
+    return {name: [{who: sides[number % 2], what: text} for number, text in enumerate(said)]}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"instruction": "再见", "output": "慢走", "history": [["你好", "你好！"], ["一加一？", "二"]]},
+        conversation("你好", "你好！", "一加一？", "二", "再见", "慢走"),
+        conversation("你好", "你好！", "一加一？", "二", "再见", "慢走", name="conversations"),
+        conversation("你好", "你好！", "一加一？", "二", "再见", "慢走", "没有回答"),
+    ],
+    ids=["alpaca", "messages", "sharegpt", "a question at the end"],
+)
+def test_every_answer_of_a_conversation_is_learned_as_it_will_be_asked_for(fields):
+    found = encoded("sft", fields).examples
+    ids, mask = found.ids.tolist(), found.mask.tolist()
+    turns = [Turn(role, text) for pair in CHAT for role, text in zip(("user", "assistant"), pair, strict=True)]
+    for number in range(0, len(turns), 2):  # what stands before each answer is what `chat` asks the model with
+        prompt = conversation_ids(TOKENIZER, PROMPT_TEMPLATE, turns[: number + 1])
+        answer = [*TOKENIZER.encode(turns[number + 1].content), END]
+        assert ids[: len(prompt) + len(answer)] == prompt + answer
+        assert mask[len(prompt) - 1 : len(prompt) + len(answer)] == [0] + [1] * len(answer)
+    assert len(ids) == len(prompt) + len(answer)
+    assert sum(mask) == sum(len(TOKENIZER.encode(answer)) + 1 for _, answer in CHAT)
+
+
+def test_what_the_system_says_stands_before_the_first_question():
+    turns = conversation("问", "答")["messages"]
+    one = examples({"messages": [{"role": "system", "content": "你是管家"}, *turns]})
+    assert one == examples({"instruction": "问", "output": "答", "system": "你是管家"})
+    assert one == examples(
+        {"conversations": conversation("问", "答", name="conversations")["conversations"], "system": "你是管家"}
+    )
+    assert one == examples({"instruction": "你是管家\n问", "output": "答"})
+
+
+def test_turns_of_one_side_are_one_and_tools_speak_for_their_sides():
+    fields = {
+        "conversations": [
+            {"from": "human", "value": "天气？"},
+            {"from": "function_call", "value": "看(今天)"},
+            {"from": "observation", "value": "晴"},
+            {"from": "gpt", "value": "晴天。"},
+            {"from": "gpt", "value": "出门吧。"},
+        ]
+    }
+    assert examples(fields) == examples(conversation("天气？", "看(今天)", "晴", "晴天。\n出门吧。"))
+
+
+def test_a_list_of_parts_and_calls_of_tools_are_what_openai_writes():
+    call = [{"id": "1", "function": {"name": "f"}}]
+    fields = {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "问"}]},
+            {"role": "assistant", "content": None, "tool_calls": call},
+        ]
+    }
+    assert examples(fields) == examples({"instruction": "问", "output": json.dumps(call)})
+
+
+def test_fields_and_template_may_be_others():
+    names = {"instruction": "q", "output": "a"}
+    assert examples({"q": "问", "a": "答"}, names=names) == examples({"instruction": "问", "output": "答"})
+    ((prompt, _),) = examples({"instruction": "问", "output": "答"}, template="<User> 请答：{}<end><Bot> ")
+    assert TOKENIZER.decode(prompt, skip_special=False) == "<User> 请答：问<end><Bot>"
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"messages": [{"role": "user", "content": "问"}]}, "'messages' has no answer"),
+        ({"messages": [{"role": "assistant", "content": "答"}]}, "does not begin with what the user says"),
+        ({"messages": [{"role": "usr", "content": "问"}]}, "nobody is called 'usr'"),
+        ({"messages": [{"content": "问"}]}, "a turn of 'messages' has no 'role'"),
+        ({"messages": [{"role": "user", "content": 3}]}, "'content' in 'messages' must be a string"),
+        ({"conversations": ["问"]}, "a turn of 'conversations' has no 'from'"),
+        ({"instruction": "a", "output": "b", "history": [["q"]]}, "must be a list of [question, answer]"),
+        ({"instruction": "a", "output": "b", "history": "q"}, "must be a list of [question, answer]"),
+        ({"instruction": "a", "output": "b", "system": 3}, "'system' must be a string"),
+    ],
+)
+def test_a_conversation_that_cannot_be_learned_is_named(fields, what):
+    error = refused("sft", {"instruction": "a", "output": "b"}, fields)
+    assert what in error.what
+    assert (error.where, error.line) == ("data.jsonl", 2)
+    assert error.fix
+
+
+def test_each_bad_record_is_told_and_the_others_are_encoded():
+    block = Block(Path("a.jsonl"), 5, b'{"text": "a"}\n{"text": \n\xff\n\n[1]\n{"text": "b"}', "jsonl", [])
+    found = Encoder(Recipe("pretrain", TOKENIZER.model), TOKENIZER).encode(block)
+    assert [flaw.line for flaw in found.flaws] == [6, 7, 9]
+    assert found.examples.lines.tolist() == [5, 10]
+    assert found.read == 5
+
+
+def test_a_text_longer_than_sentencepiece_is_given_at_once_has_the_same_tokens(monkeypatch):
+    monkeypatch.setattr("spark13b.data.tokenizer._LONGEST", 64)
+    for text in ("第一行\n" * 60, "the quick brown fox " * 20, ("天气很好\n" + "a word " * 7) * 20):
+        whole = TOKENIZER._arrays([text.replace("\n", "<ret>")])[0].tolist()
+        assert TOKENIZER.encode(text) == whole
+    text = "天地玄黄宇宙洪荒" * 40  # nowhere to cut: other tokens, perhaps, and the same text
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=60))
+def test_decoding_gives_back_the_cleaned_text(text):
+    """But for what the tokenizer itself changes: spaces at the ends, and control tokens that people write."""
+    plain = " ".join(re.sub(r"[<>\u2581\u2585]", "", text).replace("\\", "").replace("\0", "").split())
+    (answer,) = (learned for _, learned in examples({"instruction": "q", "output": plain}))
+    assert TOKENIZER.decode(answer) == clean(plain).replace("<ret>", "\n")
+
+
+def test_rare_characters_come_back_through_byte_fallback():
+    text = "🦄 𠮷野家 ė ﷽ \U0001f468\u200d\U0001f469"
+    ((_, answer),) = examples({"instruction": "q", "output": text})
+    assert TOKENIZER.decode(answer) == text

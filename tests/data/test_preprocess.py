@@ -12,7 +12,7 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
 from spark13b.data.clean import clean
 from spark13b.data.mindrecord import open_rows, read_manifest, row_info
-from spark13b.data.preprocess import preprocess_pretrain, preprocess_sft
+from spark13b.data.preprocess import Options, preprocess_pretrain, preprocess_sft
 from spark13b.data.tokenizer import PROMPT_TEMPLATE, SparkTokenizer
 from spark13b.errors import InputError, JobError
 
@@ -53,7 +53,7 @@ def original() -> dict[str, np.ndarray]:
 
 def test_pretraining_rows_are_the_originals_and_then_the_tail_that_it_loses(tmp_path, original):
     out = tmp_path / "rows.mindrecord"
-    ledger = preprocess_pretrain([ALPACA], out, TOKENIZER, 256)
+    ledger = preprocess_pretrain([ALPACA], out, TOKENIZER, 256).ledger
     ids, mask = read(out)
     theirs = original["pretrain_seq256/input_ids"]
     np.testing.assert_array_equal(ids[: len(theirs)], theirs)
@@ -69,7 +69,7 @@ def test_pretraining_rows_are_the_originals_and_then_the_tail_that_it_loses(tmp_
 
 def test_instruction_rows_are_the_originals_and_then_the_last_pack_that_it_loses(tmp_path, original):
     out = tmp_path / "rows.mindrecord"
-    ledger = preprocess_sft([ALPACA], out, TOKENIZER, 1024)
+    ledger = preprocess_sft([ALPACA], out, TOKENIZER, 1024).ledger
     ids, mask = read(out)
     theirs, their_mask = original["sft_seq1024/input_ids"], original["sft_seq1024/loss_mask"]
     np.testing.assert_array_equal(ids[: len(theirs)], theirs)
@@ -88,7 +88,7 @@ def test_instruction_rows_are_the_originals_and_then_the_last_pack_that_it_loses
 def test_a_corpus_under_a_row_that_divides_evenly_and_one_token_over(tmp_path, tokens, rows):
     text = of_length(tokens - 1) if tokens > 1 else ""
     source = write_json(tmp_path / "a.json", [{"text": text}])
-    ledger = preprocess_pretrain([source], tmp_path / "a.mindrecord", TOKENIZER, 31)
+    ledger = preprocess_pretrain([source], tmp_path / "a.mindrecord", TOKENIZER, 31).ledger
     ids, mask = read(tmp_path / "a.mindrecord")
     assert ids.shape == (rows, 32)
     assert ids[mask == 1].tolist() == [*TOKENIZER.encode(text), TOKENIZER.end_id]
@@ -108,8 +108,13 @@ def test_files_are_read_in_the_order_given(tmp_path):
 
 def test_the_manifest_says_how_the_rows_were_made(tmp_path):
     out = tmp_path / "rows.mindrecord"
-    ledger = preprocess_sft([ALPACA], out, TOKENIZER, 300, overlong="truncate")
-    assert names(tmp_path) == ["rows.mindrecord", "rows.mindrecord.db", "rows.mindrecord.json"]
+    ledger = preprocess_sft([ALPACA], out, TOKENIZER, 300, options=Options(overlong="truncate")).ledger
+    assert names(tmp_path) == [
+        "rows.mindrecord",
+        "rows.mindrecord.db",
+        "rows.mindrecord.json",
+        "rows.mindrecord.report.json",
+    ]
     manifest = read_manifest(out)
     assert manifest is not None
     assert (manifest.format_version, manifest.kind, manifest.seq_length) == (1, "sft", 300)
@@ -152,7 +157,7 @@ def test_a_long_example_under_each_policy(tmp_path, overlong):
     texts = [("一", "甲"), ("二", of_length(60)), ("三", "乙")]
     source = write_json(tmp_path / "a.json", [{"instruction": asked, "output": said} for asked, said in texts])
     out = tmp_path / "rows.mindrecord"
-    ledger = preprocess_sft([source], out, TOKENIZER, 31, overlong=overlong)
+    ledger = preprocess_sft([source], out, TOKENIZER, 31, options=Options(overlong=overlong)).ledger
     ids, mask = read(out)
     short = [*TOKENIZER.encode("甲"), TOKENIZER.end_id, *TOKENIZER.encode("乙"), TOKENIZER.end_id]
     long = [*TOKENIZER.encode(of_length(60)), TOKENIZER.end_id]
@@ -179,7 +184,7 @@ def test_a_long_example_is_an_error_that_names_it_and_leaves_nothing(tmp_path):
 def test_a_job_that_keeps_nothing_is_an_error(tmp_path):
     source = write_json(tmp_path / "a.json", [{"instruction": "一", "output": of_length(60)}])
     with pytest.raises(InputError, match="no row came out"):
-        preprocess_sft([source], tmp_path / "rows.mindrecord", TOKENIZER, 31, overlong="drop")
+        preprocess_sft([source], tmp_path / "rows.mindrecord", TOKENIZER, 31, options=Options(overlong="drop"))
     assert names(tmp_path) == ["a.json"]
 
 

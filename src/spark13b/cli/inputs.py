@@ -31,8 +31,8 @@ Input = Annotated[
     list[Path],
     typer.Option(
         "--input",
-        metavar="FILE...",
-        help="JSON array, JSON Lines or plain text (a document a line). One file or more.",
+        metavar="PATH...",
+        help="JSON, JSON Lines, CSV, Parquet or text, also .gz and .zst. Files, folders, patterns.",
         show_default=False,
     ),
 ]

@@ -12,7 +12,8 @@ from pydantic import ConfigDict
 class Ledger:
     """Counts of one job. It is also part of the manifest's format.
 
-    `read` = `kept` + `dropped`, and `kept` = `packed` + `truncated` + `split`: each example has one fate.
+    `read` = `kept` + `dropped` + `duplicates` + `bad` + `held_out`, and `kept` = `packed` + `truncated` + `split`: each
+    record has one fate.
     """
 
     read: int = 0
@@ -20,7 +21,10 @@ class Ledger:
     packed: int = 0  # whole, as they were written; pretraining documents always are
     truncated: int = 0  # lost their end
     split: int = 0  # cut over several rows
-    dropped: int = 0  # in no row
+    dropped: int = 0  # longer than a row, in none
+    duplicates: int = 0  # said the same as one before
+    bad: int = 0  # could not be used, and was skipped
+    held_out: int = 0  # are in the rows for evaluation
     empty: int = 0  # read without a text or an answer: they teach `<end>` alone
     characters: int = 0  # of cleaned text that was read
     tokens: int = 0  # in the rows, without padding

@@ -49,14 +49,26 @@ class Manifest(BaseModel):
     columns: list[str]
     rows: int
     tokenizer: TokenizerEntry
-    options: dict[str, str | int | float | bool | None]
+    options: dict[str, str | int | float | bool | dict[str, str] | None]
     inputs: list[InputEntry]
     ledger: Ledger
+    shards: list[int] = []  # rows of each file, FILE0, FILE1, ...; empty: they are all in FILE
 
 
 def manifest_path(rows_file: Path) -> Path:
     """Where the manifest of a MindRecord file is."""
     return rows_file.with_name(rows_file.name + SUFFIX)
+
+
+def files_of(rows_file: Path, shards: int) -> list[Path]:
+    """The MindRecord files of an output: itself, or FILE0, FILE1, ... as MindSpore names several."""
+    return [rows_file] if shards < 2 else [rows_file.with_name(f"{rows_file.name}{number}") for number in range(shards)]
+
+
+def first_file(rows_file: Path) -> Path:
+    """The file that stands for all of an output: itself, or the first of several."""
+    first = rows_file.with_name(rows_file.name + "0")
+    return first if not rows_file.exists() and first.exists() else rows_file
 
 
 def read_manifest(rows_file: str | Path) -> Manifest | None:

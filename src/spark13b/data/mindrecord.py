@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from spark13b.data.manifest import Manifest, read_manifest
+from spark13b.data.manifest import Manifest, first_file, read_manifest
 from spark13b.data.mindrecord_file import read_header
 from spark13b.data.mindspore_errors import reason_of
 from spark13b.errors import InputError, JobError
 
 __all__ = ["Manifest", "RowInfo", "open_rows", "read_manifest", "row_info"]
 
-IDS, MASK = "input_ids", "loss_mask"
+IDS, MASK, DOCUMENTS = "input_ids", "loss_mask", "document_ids"
 _INTEGERS = ("int32", "int64")  # the original wrote int64
 
 Row = npt.NDArray[Any]
@@ -39,11 +39,12 @@ def row_info(path: str | Path) -> RowInfo:
     Reads what `spark13b preprocess` and the original write: `input_ids`, with or without `loss_mask`, int32 or int64.
     Raises InputError when it is anything else, is cut off or renamed, or lacks its index.
     """
-    path = Path(path).resolve()  # the file's own name counts, not a link's
+    path = first_file(Path(path)).resolve()  # the file's own name counts, not a link's
     columns = read_header(path).columns
-    if IDS not in columns or not columns.keys() <= {IDS, MASK}:
+    if IDS not in columns or not columns.keys() <= {IDS, MASK, DOCUMENTS}:
         raise InputError(
-            f"the columns must be {IDS}, or {IDS} and {MASK}; they are {', '.join(columns) or 'none'}",
+            f"the columns must be {IDS}, with or without {MASK} and {DOCUMENTS}; "
+            f"they are {', '.join(columns) or 'none'}",
             where=path,
             fix="make the file with 'spark13b preprocess'",
         )
@@ -73,7 +74,7 @@ def open_rows(path: str | Path, batch_size: int, *, order: Order | None = None) 
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    path = Path(path).resolve()
+    path = first_file(Path(path)).resolve()
     info = row_info(path)
     chosen = np.arange(info.rows) if order is None else np.asarray(order, np.int64)
     if chosen.size and not 0 <= chosen.min() <= chosen.max() < info.rows:  # MindSpore would wrap around in silence

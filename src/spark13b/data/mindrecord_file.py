@@ -8,11 +8,13 @@ it stands an SQLite index, FILE.db. Both hold the file's name, so neither may be
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spark13b.errors import InputError
+from spark13b.errors import InputError, JobError
 
 _LONGEST_HEADER = 1 << 27  # MindSpore's own limit, bytes
 _FORBIDDEN = set("\\/:*?\"<>|`&';")  # in a file's name, by MindSpore's check_filename
@@ -74,6 +76,28 @@ def read_header(path: Path) -> Header:
                 fix="copy it again, or make it again with 'spark13b preprocess'",
             )
     return header
+
+
+def rename(path: Path, name: str, names: list[str]) -> None:
+    """Let a file of one shard, and its index, say that it is `name` of the set `names`; the caller moves them.
+
+    A reader that is given one file of the set reads all of them, in this order: the files that MindSpore's own writer
+    makes of several shards say the same of themselves.
+    """
+    number = names.index(name)
+    with path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["shard_addresses"], header["shard_id"] = names, number
+        for page in header["page"]:
+            page["shard_id"] = number
+        data = json.dumps(header, separators=(",", ":")).encode()
+        if len(data) + 8 > header["header_size"]:
+            raise JobError("the header is too small for so many shards", where=path, fix="use a larger --shard-size")
+        stream.seek(0)
+        stream.write(len(data).to_bytes(8, "little") + data + bytes(max(0, length - len(data))))
+    with closing(sqlite3.connect(index_path(path))) as index, index:
+        index.execute("UPDATE SHARD_NAME SET NAME = ?", (name,))
 
 
 def _parsed(path: Path) -> Header:

@@ -2,66 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from spark13b.data.encoding import Example, Tokens
+import numpy as np
+
+from spark13b.data.encoding import Counts, Examples, Mask, Tokens
 from spark13b.data.ledger import Ledger
+from spark13b.data.place import Place
 
 Overlong = Literal["error", "truncate", "split", "drop"]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Tokens that stay together in one row: `ids` (n,) int32; those from `learned_from` on are learned (mask 1)."""
+class Pieces:
+    """Tokens of which each piece stays together in a row: `ids` (n,), `mask` (n,), and the pieces' `lengths` (k,)."""
 
     ids: Tokens
-    learned_from: int
+    mask: Mask
+    lengths: Counts
+
+    def __len__(self) -> int:
+        return len(self.lengths)
 
 
-def fitted(examples: Iterable[Example], row_length: int, overlong: Overlong, ledger: Ledger) -> Iterator[Piece]:
-    """Yield each example as one piece of at most `row_length` tokens, a longer one as `overlong` says.
+def no_pieces() -> Pieces:
+    """None at all."""
+    return Pieces(np.empty(0, np.int32), np.empty(0, np.uint8), np.empty(0, np.int64))
+
+
+def joined(parts: Iterable[Pieces]) -> Pieces:
+    """All of them, in order."""
+    kept = [part for part in parts if len(part)]
+    if len(kept) == 1:
+        return kept[0]
+    if not kept:
+        return no_pieces()
+    return Pieces(
+        np.concatenate([part.ids for part in kept]),
+        np.concatenate([part.mask for part in kept]),
+        np.concatenate([part.lengths for part in kept]),
+    )
+
+
+def fitted(examples: Examples, path: Path, row_length: int, overlong: Overlong, ledger: Ledger) -> Pieces:
+    """Each example of `path` as one piece of at most `row_length` tokens, a longer one as `overlong` says.
 
     - `error`: InputError with file, line and number of tokens.
-    - `truncate`: the end of the answer goes, `<end>` with it: the answer does not end there. An example whose prompt
-      alone fills the row teaches nothing and is dropped.
+    - `truncate`: the end goes, and `<end>` with it: the answer does not end there. An example of which only prompt
+      would remain teaches nothing and is dropped.
     - `split`: pieces that overlap by one token, which is learned in the first of them and context in the second: a
       model learns a token only where it sees the one before. So each token of the answer is learned exactly once.
     - `drop`: it goes.
 
     The ledger is told what became of each.
     """
-    for example in examples:
-        length = len(example.ids)
-        if length <= row_length:
-            ledger.packed += 1
-            pieces = [Piece(example.ids, example.prompt_length)]
-        elif overlong == "error":
-            raise example.place.error(
-                f"the example has {length:,} tokens ({example.prompt_length:,} of them the prompt), "
-                f"a row holds {row_length:,}",
+    long = np.flatnonzero(examples.lengths > row_length)
+    ledger.kept += len(examples) - len(long)
+    ledger.packed += len(examples) - len(long)
+    parts: list[Pieces] = []
+    ends = np.cumsum(examples.lengths)
+    done = 0  # examples
+
+    def short_until(number: int) -> None:
+        start, end = (int(ends[at - 1]) if at else 0 for at in (done, number))
+        parts.append(Pieces(examples.ids[start:end], examples.mask[start:end], examples.lengths[done:number]))
+
+    for number in map(int, long):
+        short_until(number)
+        done = number + 1
+        end, length = int(ends[number]), int(examples.lengths[number])
+        one = Pieces(examples.ids[end - length : end], examples.mask[end - length : end], np.array([length]))
+        if overlong == "error":
+            prompt = int((one.mask == 0).sum())
+            raise Place(path, int(examples.lines[number])).error(
+                f"the example has {length:,} tokens ({prompt:,} of them the prompt), a row holds {row_length:,}",
                 f"--seq-length {length - 1} or more, or --overlong truncate, split or drop",
             )
-        elif overlong == "split":
+        if overlong == "split":
             ledger.split += 1
-            pieces = _split(example, row_length)
-        elif overlong == "truncate" and example.prompt_length < row_length:
+            ledger.kept += 1
+            parts.append(_split(one, row_length))
+        elif overlong == "truncate" and one.mask[:row_length].any():
             ledger.truncated += 1
+            ledger.kept += 1
             ledger.lost_tokens += length - row_length
-            pieces = [Piece(example.ids[:row_length], example.prompt_length)]
+            parts.append(Pieces(one.ids[:row_length], one.mask[:row_length], np.array([row_length])))
         else:
             ledger.dropped += 1
             ledger.lost_tokens += length
-            continue
-        ledger.kept += 1
-        ledger.tokens += sum(len(piece.ids) for piece in pieces)
-        yield from pieces
+    short_until(len(examples))
+    pieces = joined(parts)
+    ledger.tokens += len(pieces.ids)
+    return pieces
 
 
-def _split(example: Example, row_length: int) -> list[Piece]:
+def _split(one: Pieces, row_length: int) -> Pieces:
     step = row_length - 1  # one token of each further piece is context
-    return [
-        Piece(example.ids[start : start + row_length], max(example.prompt_length - start, min(start, 1)))
-        for start in range(0, len(example.ids) - 1, step)
-    ]
+    starts = range(0, len(one.ids) - 1, step)
+    parts = []
+    for start in starts:
+        mask = one.mask[start : start + row_length].copy()
+        mask[0] &= not start
+        ids = one.ids[start : start + row_length]
+        parts.append(Pieces(ids, mask, np.array([len(ids)])))
+    return joined(parts)

@@ -2,25 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
-from spark13b.data.encoding import encode_documents, encode_examples
-from spark13b.data.ledger import Ledger
-from spark13b.data.manifest import Kind, Manifest, TokenizerEntry
-from spark13b.data.overlong import Overlong, fitted
-from spark13b.data.packing import Rows, cut, pack
-from spark13b.data.records import Record
-from spark13b.data.row_writer import COLUMNS, check_output, row_writer
+from spark13b.config.template import PROMPT_TEMPLATE
+from spark13b.data.encoding import Kind, Recipe
+from spark13b.data.engine import EngineName, encoding
+from spark13b.data.fields import Format
+from spark13b.data.job_folder import JobFolder, State
+from spark13b.data.making import Making
+from spark13b.data.manifest import Manifest, TokenizerEntry, files_of
+from spark13b.data.overlong import Overlong
+from spark13b.data.packing import Packing, Shape
+from spark13b.data.report import Report, length_ranges
+from spark13b.data.shards import check_output, errors_path, prepare, publish, remove_output
 from spark13b.data.sources import Sources
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError
+from spark13b.files import disk_error
 from spark13b.progress import SILENT, Progress
 
 DEFAULT_SEQ_LENGTH = 32768
 LONGEST_SEQ_LENGTH = 1 << 20  # a row must fit a page of a MindRecord file, 32 MiB
+_SMALL = 1 << 23  # bytes of input that are not worth starting processes for
+_TOLERANCE = ("on_error", "max_errors")  # may change while a job is half done
+_PREPARED, _OUT, _OUT_HELD = "prepared", "out", "out-held"
 
-_MakeRows = Callable[[Iterator[Record], Ledger], Iterator[Rows]]
+
+@dataclass(frozen=True)
+class Options:
+    """What decides on the rows.
+
+    `form`: how records hold text, None: found out for each. `names`: for a field of ours that of the files.
+    `held_out`: the share of the records that goes into rows of its own, by a hash of their text. `documents`: rows tell
+    which document each token is of.
+    """
+
+    form: Format | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    template: str = PROMPT_TEMPLATE
+    packing: Packing = "greedy"
+    overlong: Overlong = "error"
+    documents: bool = False
+    deduplicate: bool = False
+    held_out: float = 0.0
+    on_error: Literal["fail", "skip"] = "fail"
+    max_errors: int = 1000  # bad records that may be skipped
+    shard_mib: int = 256
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a job is done, which changes nothing in its rows. `workers` 0: one a core."""
+
+    workers: int = 0
+    engine: EngineName = "local"
+    ray_address: str | None = None
+    resume: bool | None = None  # True: go on or fail; False: begin anew; None: go on when the same job is half done
 
 
 def preprocess_pretrain(
@@ -29,21 +71,20 @@ def preprocess_pretrain(
     tokenizer: SparkTokenizer,
     seq_length: int = DEFAULT_SEQ_LENGTH,
     *,
+    options: Options = Options(),
+    way: Way = Way(),
+    held_out: Path | None = None,
     force: bool = False,
     progress: Progress = SILENT,
-) -> Ledger:
+) -> Report:
     """Write the texts of `inputs`, each with `<end>` behind it, as rows of `seq_length + 1` tokens.
 
     Columns `input_ids` and `loss_mask` (int32); the mask is 1 but for the padding of the last row. Memory is bounded
-    by a block of rows. Raises InputError for what cannot be read or written, before anything is written if it can be
-    known, and leaves no part of the output behind.
+    by a few blocks of rows. `held_out` is the output of the rows for evaluation. Raises InputError for what cannot be
+    read or written, before anything is written if it can be known; the output appears whole or not at all. A job that
+    was stopped goes on from its last finished file when it is begun again.
     """
-    row_length = seq_length + 1
-
-    def rows(records: Iterator[Record], ledger: Ledger) -> Iterator[Rows]:
-        return cut(encode_documents(records, tokenizer, ledger), row_length, tokenizer.pad_id)
-
-    return _run("pretrain", inputs, output, tokenizer, seq_length, {}, rows, force, progress)
+    return _run("pretrain", inputs, output, tokenizer, seq_length, options, way, held_out, force, progress)
 
 
 def preprocess_sft(
@@ -52,22 +93,22 @@ def preprocess_sft(
     tokenizer: SparkTokenizer,
     seq_length: int = DEFAULT_SEQ_LENGTH,
     *,
-    overlong: Overlong = "error",
+    options: Options = Options(),
+    way: Way = Way(),
+    held_out: Path | None = None,
     force: bool = False,
     progress: Progress = SILENT,
-) -> Ledger:
-    """Write the instruction examples of `inputs`, packed in order, as rows of `seq_length + 1` tokens.
+) -> Report:
+    """Write the instruction examples of `inputs`, packed, as rows of `seq_length + 1` tokens.
 
-    Columns `input_ids` and `loss_mask` (int32); the mask is 1 on answers and their `<end>`. `overlong` says what
-    becomes of an example that is longer than a row (see `overlong.fitted`). Otherwise like `preprocess_pretrain`.
+    The mask is 1 on every answer and its `<end>`. Otherwise like `preprocess_pretrain`.
     """
-    row_length = seq_length + 1
+    return _run("sft", inputs, output, tokenizer, seq_length, options, way, held_out, force, progress)
 
-    def rows(records: Iterator[Record], ledger: Ledger) -> Iterator[Rows]:
-        examples = encode_examples(records, tokenizer, ledger)
-        return pack(fitted(examples, row_length, overlong, ledger), row_length, tokenizer.pad_id)
 
-    return _run("sft", inputs, output, tokenizer, seq_length, {"overlong": overlong}, rows, force, progress)
+def held_out_path(output: Path) -> Path:
+    """Where the rows for evaluation go when nothing else is said: `rows.eval.mindrecord`."""
+    return output.with_name(f"{output.stem}.eval{output.suffix}")
 
 
 def _run(
@@ -76,38 +117,132 @@ def _run(
     output: Path,
     tokenizer: SparkTokenizer,
     seq_length: int,
-    options: dict[str, str | int | float | bool | None],
-    make_rows: _MakeRows,
+    options: Options,
+    way: Way,
+    held_out: Path | None,
     force: bool,
     progress: Progress,
-) -> Ledger:
+) -> Report:
     if not 1 <= seq_length <= LONGEST_SEQ_LENGTH:
         raise InputError(
             f"--seq-length must be from 1 to {LONGEST_SEQ_LENGTH:,}, not {seq_length:,}",
             fix="use the sequence length of the preset that will train on the rows",
         )
     sources = Sources(inputs)
-    check_output(output, inputs, force=force)
-    ledger = Ledger()
-    with row_writer(output, force=force) as writer:
-        with progress.track(f"preprocess {kind}", total=sources.size, unit="bytes") as meter:
-            for rows in make_rows(sources.records(meter), ledger):
-                writer.write(rows)
-                ledger.rows += len(rows.input_ids)
-                ledger.learned_tokens += int(rows.loss_mask.sum())
-                meter.show(tokens=f"{ledger.tokens:,}", rows=f"{ledger.rows:,}")
-        if not ledger.rows:
-            raise InputError(
-                f"no row came out: all {ledger.read:,} examples are longer than a row of {seq_length + 1:,} tokens",
-                where=inputs[0],
-                fix="raise --seq-length, or use --overlong split",
-            )
-        ledger.close(seq_length + 1)
-        writer.finish(
-            Manifest(
+    held_out = (held_out or held_out_path(output)) if options.held_out else None
+    outputs = [output] if held_out is None else [output, held_out]
+    if not (output.with_name(output.name + ".partial") / _PREPARED).exists():  # else it was killed moving its files
+        for path in outputs:
+            check_output(path, sources.paths, force=force)
+    folder = JobFolder(output, _identity(kind, sources, tokenizer, seq_length, options, held_out))
+    state = folder.open(anew=way.resume is False, resume=way.resume is True)
+    keep = True
+    try:
+        if state.blocks:
+            progress.note(f"going on: {state.ledger.read:,} records are in {len(state.shards)} finished files")
+        with closing(
+            Making(folder, state, kind, Shape(seq_length + 1, tokenizer.pad_id, options.documents), options)
+        ) as making:
+            if not state.finished:
+                _make(making, sources, tokenizer, state, options, way, kind, progress)
+            report = _publish(making, folder, state, tokenizer, outputs, kind, seq_length, options)
+        keep = False
+    except OSError as error:
+        raise disk_error(error, output) from error
+    finally:
+        keep = keep and folder.has_work
+        if keep:
+            progress.note(f"what is done is kept in {folder.path}; the same command goes on from there")
+        folder.close(keep=keep)
+    return report
+
+
+def _make(
+    making: Making,
+    sources: Sources,
+    tokenizer: SparkTokenizer,
+    state: State,
+    options: Options,
+    way: Way,
+    kind: Kind,
+    progress: Progress,
+) -> None:
+    """Encode, pack and write everything that is not in finished files yet."""
+    sources.entries, sources.ends = list(state.entries), list(state.ends)
+    digests = options.deduplicate or bool(options.held_out)
+    recipe = Recipe(kind, tokenizer.model, options.template, options.form, dict(options.names), digests)
+    workers = way.workers or (len(os.sched_getaffinity(0)) if sources.size > _SMALL else 1)
+    with (
+        progress.track(f"preprocess {kind}", total=sources.size, unit="bytes") as meter,
+        encoding(recipe, workers, way.engine, way.ray_address) as encode,
+    ):
+        told = 0
+        for size in making.take(encode, sources):
+            meter.show(tokens=f"{state.ledger.tokens:,}", rows=f"{state.ledger.rows:,}")
+            meter.advance(min(size, sources.size - 1) - told)  # the last byte is when all is written
+            told = min(size, sources.size - 1)
+        making.finish(sources)
+        meter.show(tokens=f"{state.ledger.tokens:,}", rows=f"{state.ledger.rows:,}")
+        meter.advance(sources.size - told)
+
+
+def _identity(
+    kind: Kind,
+    sources: Sources,
+    tokenizer: SparkTokenizer,
+    seq_length: int,
+    options: Options,
+    held_out: Path | None,
+) -> dict[str, Any]:
+    """What a job must have in common with the one that it goes on with."""
+    files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources.paths]
+    values = {"command": kind, "tokenizer": tokenizer.fingerprint, "--seq-length": seq_length}
+    named = {name: value for name, value in _values(options).items() if name not in _TOLERANCE}
+    named |= {"held_out_output": None if held_out is None else str(held_out.resolve())}
+    return values | {name.replace("_", " "): value for name, value in named.items()} | {"list of input files": files}
+
+
+def _values(options: Options) -> dict[str, Any]:
+    """The options as a manifest lists them; those left alone are not listed."""
+    plain, names = Options(), {"form": "format", "names": "map", "held_out": "eval_fraction"}
+    found = {name: value for name, value in vars(options).items() if value != getattr(plain, name)}
+    return {names.get(name, name): dict(value) if name == "names" else value for name, value in found.items()}
+
+
+def _publish(
+    making: Making,
+    folder: JobFolder,
+    state: State,
+    tokenizer: SparkTokenizer,
+    outputs: list[Path],
+    kind: Kind,
+    seq_length: int,
+    options: Options,
+) -> Report:
+    """Let the outputs appear."""
+    output = outputs[0]
+    report = Report(
+        kind=kind,
+        output=[path.name for path in files_of(output, len(making.shards.rows))],
+        ledger=state.ledger,
+        formats=dict(state.formats),
+        lengths=length_ranges(state.lengths),
+        characters_per_token=round(state.ledger.characters / max(1, making.tokens), 4),
+        bad_records=errors_path(output).name if state.ledger.bad else None,
+    )
+    parts = [(making.shards, output, state.ledger, _OUT)]
+    if len(outputs) > 1:
+        assert making.held_shards is not None
+        report.held_out = [path.name for path in files_of(outputs[1], len(making.held_shards.rows))]
+        report.held_out_ledger = state.held_out
+        parts.append((making.held_shards, outputs[1], state.held_out, _OUT_HELD))
+    marker = folder.path / _PREPARED
+    if not marker.exists():
+        for shards, path, ledger, place in parts:
+            manifest = Manifest(
                 kind=kind,
                 seq_length=seq_length,
-                columns=list(COLUMNS),
+                columns=list(making.columns),
                 rows=ledger.rows,
                 tokenizer=TokenizerEntry(
                     path=str(Path(tokenizer.where).resolve().parent),
@@ -116,9 +251,16 @@ def _run(
                     end_id=tokenizer.end_id,
                     pad_id=tokenizer.pad_id,
                 ),
-                options=options,
-                inputs=sources.entries,
+                options=_values(options),
+                inputs=state.entries,
                 ledger=ledger,
+                shards=shards.rows if len(shards.rows) > 1 else [],
             )
-        )
-    return ledger
+            prepare(shards, path, manifest, report.model_dump_json(indent=2) + "\n", folder.path / place)
+        for path in outputs:
+            remove_output(path)
+        marker.touch()
+    making.publish_bad(output)
+    for _, path, _, place in reversed(parts):
+        publish(folder.path / place, path)
+    return report

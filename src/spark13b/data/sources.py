@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from spark13b.data.blocks import Block, read_blocks
+from spark13b.data.containers import container_of, expanded
 from spark13b.data.manifest import InputEntry
-from spark13b.data.records import Record, container_of, read_records
+from spark13b.data.records import Record, no_records, read_records
 from spark13b.errors import InputError
 from spark13b.progress import Meter
 
@@ -15,25 +17,46 @@ _TELL_EVERY = 1 << 20  # bytes
 
 
 class Sources:
-    """Input files in the order given; `entries` lists those that were read to their end."""
+    """Input files in the order given, folders and patterns spread out; `entries` lists those read to their end."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, inputs: Sequence[Path]) -> None:
         """Raises InputError when there is no file, or one of them cannot be read."""
-        if not paths:
+        if not inputs:
             raise InputError("there is no input", fix="name at least one file with --input")
-        for path in paths:
+        self.paths = expanded(inputs)
+        for path in self.paths:
             container_of(path)
-        self._paths = list(paths)
-        self.size = sum(path.stat().st_size for path in paths)  # bytes
+        self.size = sum(path.stat().st_size for path in self.paths)  # bytes
         self.entries: list[InputEntry] = []
+        self.ends: list[int] = []  # of each entry: the number of blocks up to its end
 
     def records(self, meter: Meter) -> Iterator[Record]:
         """Yield all records; `meter` advances by bytes. Raises InputError, with file and line, as `read_records`."""
-        for path in self._paths:
+        for path in self.paths:
             watch = _Watch(meter)
             yield from read_records(path, watch.see)
             watch.tell()
-            self.entries.append(InputEntry(path=str(path.resolve()), size=watch.size, sha256=watch.hash.hexdigest()))
+            self.entries.append(watch.entry(path))
+
+    def blocks(self, meter: Meter, start: int = 0) -> Iterator[Block]:
+        """Yield the blocks from number `start` on; `meter` advances by bytes, those before `start` too.
+
+        `entries` and `ends` may hold the files that an earlier run has read: these are not read again.
+        """
+        number = self.ends[-1] if self.ends else 0
+        meter.advance(sum(entry.size for entry in self.entries))
+        for path in self.paths[len(self.entries) :]:
+            watch = _Watch(meter)
+            first = number
+            for block in read_blocks(path, watch.see):
+                if number >= start:
+                    yield block
+                number += 1
+            if number == first:
+                raise no_records(path)
+            watch.tell()
+            self.entries.append(watch.entry(path))
+            self.ends.append(number)
 
 
 class _Watch:
@@ -54,3 +77,6 @@ class _Watch:
     def tell(self) -> None:
         self._meter.advance(self.size - self._told)
         self._told = self.size
+
+    def entry(self, path: Path) -> InputEntry:
+        return InputEntry(path=str(path.resolve()), size=self.size, sha256=self.hash.hexdigest())

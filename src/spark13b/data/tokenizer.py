@@ -7,14 +7,19 @@ Encoding: "\\n" -> `<ret>`, "\\t" -> four spaces, then SentencePiece. Decoding: 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from spark13b.config.template import PROMPT_TEMPLATE
 from spark13b.data.model_file import BYTE, CONTROL, USER_DEFINED, ModelFile, with_types
 from spark13b.data.stream_decoder import PieceTable, StreamDecoder
 from spark13b.errors import InputError
+
+Tokens = npt.NDArray[np.int32]
 
 MODEL_FILE = "tokenizer.model"
 VOCAB_FILE = "tokenizer.vocab"
@@ -23,6 +28,7 @@ PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 END, RET, USER, BOT = "<end>", "<ret>", "<User>", "<Bot>"
 REQUIRED = (END, PAD, RET, USER, BOT)
 _IN_TEXT = (END, RET, USER, BOT)  # these mean their id wherever they stand in a text
+_LONGEST = 1 << 17  # characters that SentencePiece is given at once
 _HIDDEN = (PAD, BOS, EOS, END, USER, BOT)  # dropped from decoded text
 
 
@@ -46,6 +52,7 @@ class SparkTokenizer:
                 fix="use the tokenizer of iFlytekSpark, or train one with 'spark13b tokenizer train'",
             )
         self.where = str(where)
+        self.model = model
         self.fingerprint = hashlib.sha256(model).hexdigest()
         self.vocab_size = len(parsed.pieces)
         self.byte_pieces = len({piece for piece, kind in zip(parsed.pieces, parsed.types, strict=True) if kind == BYTE})
@@ -79,15 +86,44 @@ class SparkTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, in order; the same ids as `encode` one by one."""
+        return [ids.tolist() for ids in self.encode_arrays(texts)]
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[Tokens]:
+        """Token ids of each text as an array (n,) int32; long texts are encoded in parts, so that memory is bounded."""
         if not texts:
             return []
+        prepared = [_prepare(text) for text in texts]
         try:
-            # one thread: parallelism is the caller's, by processes
-            return self._processor.encode([_prepare(text) for text in texts], num_threads=1)  # type: ignore[no-any-return]
+            if any(len(text) > _LONGEST for text in prepared):
+                return [self._long(text) if len(text) > _LONGEST else self._arrays([text])[0] for text in prepared]
+            return self._arrays(prepared)
         except (RuntimeError, TypeError):  # SentencePiece's own words for half a surrogate pair
             for text in texts:
                 text.encode()  # UnicodeEncodeError is a ValueError
             raise
+
+    def encode_after_end(self, text: str) -> Tokens:
+        """Token ids of a text that follows `<end>`: without the space that SentencePiece puts before a text."""
+        return self._after(END, self.end_id, _prepare(text))
+
+    def _arrays(self, prepared: list[str]) -> list[Tokens]:
+        # one thread: parallelism is the caller's, by processes
+        return self._processor.encode_as_numpy(prepared, num_threads=1)  # type: ignore[no-any-return]
+
+    def _after(self, mark: str, mark_id: int, prepared: str) -> Tokens:
+        (ids,) = self._arrays([mark + prepared])
+        return ids[int(np.flatnonzero(ids == mark_id)[0]) + 1 :]
+
+    def _long(self, prepared: str) -> Tokens:
+        """The ids of a text in parts: SentencePiece takes 100 bytes and more a character while it encodes one.
+
+        Parts end behind a line's end or before a space, where no piece reaches over; only in a text that has neither
+        for that long can the ids differ from those of the whole, and they say the same text.
+        """
+        ids = []
+        for number, part in enumerate(_parts(prepared)):
+            ids.append(self._after(RET, self.ret_id, part) if number else self._arrays([part])[0])
+        return np.concatenate(ids)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of a whole sequence. `skip_special=False` shows `<end>`, `<User>` and the like as they are written.
@@ -139,6 +175,19 @@ def _processor(model: bytes, parsed: ModelFile, ids: dict[str, int], where: str 
             where=where,
             fix="copy the file again, or train one with 'spark13b tokenizer train'",
         ) from None
+
+
+def _parts(text: str) -> Iterator[str]:
+    """A long text in parts of at most `_LONGEST` characters."""
+    start = 0
+    while len(text) - start > _LONGEST:
+        end = text.rfind(RET, start + _LONGEST // 2, start + _LONGEST)
+        end = end + len(RET) if end >= 0 else text.rfind(" ", start + _LONGEST // 2, start + _LONGEST)
+        if end < 0:
+            end = start + _LONGEST
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def _prepare(text: str) -> str:
