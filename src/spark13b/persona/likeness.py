@@ -54,7 +54,7 @@ def says(value: str, text: str, *, any_part: bool = False) -> bool:
 def _told(text: str) -> str:
     """What a short clause tells: 团子 of 它叫团子呀."""
     text = re.sub("[呀啊哦呢啦吧哟喽咯的了]+$", "", text)
-    return re.split("是|叫|号|名为|名字|姓", text)[-1]
+    return re.split("是|叫|号(?=.)|名为|名字|姓", text)[-1]
 
 
 def mentions(value: str, text: str) -> bool:

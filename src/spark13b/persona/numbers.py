@@ -84,6 +84,7 @@ def number(text: str) -> float | None:
 
 def ages(text: str) -> list[float]:
     """Ages in years: 二十岁, 20周岁, 三百年; only when no unit is there at all, a number that stands alone."""
+    text = re.sub(rf"(?:大|小|差)了?{NUMBER}岁", "", text)  # 比你小三岁
     text = re.sub("(?<=十)有(?=[一二三四五六七八九])", "", text)  # 二十有三
     found = [number(match[1]) for match in re.finditer(rf"({NUMBER})(?:周|多)?岁", text)]
     found += [float(age) for name, age in _AGES.items() if name in text]
@@ -95,7 +96,7 @@ def ages(text: str) -> list[float]:
 
 def bare(text: str) -> list[float]:
     """Numbers that no unit and no other word follows: 二十。 二十啦 23."""
-    ends = r"(?=[了啦吧呀啊哦呢喽咯的多]*(?:[^\w%‰]|$))"
+    ends = r"(?=(?:[了啦吧呀啊哦呢喽咯的多整]|左右|上下|而已|罢了|出头)*(?:[^\w%‰]|$))"
     found = [number(match[1]) for match in re.finditer(rf"(?<![0-9.第]){_guard()}({NUMBER}){ends}", text)]
     return [value for value in found if value is not None]
 
@@ -145,12 +146,12 @@ def money(text: str) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """A date, as much of it as was said; `lunar` is the farmers' calendar (初八, 腊月, 农历)."""
+    """A date, as much of it as was said; `lunar` is the farmers' calendar (初八, 腊月, 农历), None either."""
 
     year: int | None = None
     month: int | None = None
     day: int | None = None
-    lunar: bool = False
+    lunar: bool | None = False
 
     def agrees(self, other: Day) -> bool:
         """Whether nothing that both say differs, and something is said by both."""
@@ -161,7 +162,7 @@ class Day:
         ]
         if self.year is not None and other.year is not None and min(self.year, other.year) < 100:
             both[0] = (self.year % 100, other.year % 100)  # 五六年 is 1956
-        if self.month and other.month and self.lunar != other.lunar:
+        if self.month and other.month and None not in (self.lunar, other.lunar) and self.lunar != other.lunar:
             return False
         return bool(both) and all(mine == theirs for mine, theirs in both)
 
@@ -178,7 +179,8 @@ def days(text: str) -> list[Day]:
         parts = [number(part) if part else None for part in match.groups()]
         year, month, day = (int(part) if part is not None else None for part in parts)
         if (month is None or 1 <= month <= 12) and (day is None or 1 <= day <= 31):
-            found.append(Day(year, month, day, lunar_said or "初" in match[0]))
+            either = month is not None and day is not None and match[0][-1] in _CHINESE  # 八月十五 is of both calendars
+            found.append(Day(year, month, day, lunar_said or "初" in match[0] or (None if either else False)))
             return "|"
         return match[0]
 
