@@ -197,15 +197,15 @@ def _identity(
     """What a job must have in common with the one that it goes on with."""
     files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources.paths]
     values = {"command": kind, "tokenizer": tokenizer.fingerprint, "--seq-length": seq_length}
-    named = {name: value for name, value in _values(options).items() if name not in _TOLERANCE}
+    named = {name: value for name, value in _values(options, all_of_them=True).items() if name not in _TOLERANCE}
     named |= {"held_out_output": None if held_out is None else str(held_out.resolve())}
     return values | {name.replace("_", " "): value for name, value in named.items()} | {"list of input files": files}
 
 
-def _values(options: Options) -> dict[str, Any]:
-    """The options as a manifest lists them; those left alone are not listed."""
+def _values(options: Options, all_of_them: bool = False) -> dict[str, Any]:
+    """The options as a manifest lists them: those that are not as usual."""
     plain, names = Options(), {"form": "format", "names": "map", "held_out": "eval_fraction"}
-    found = {name: value for name, value in vars(options).items() if value != getattr(plain, name)}
+    found = {name: value for name, value in vars(options).items() if all_of_them or value != getattr(plain, name)}
     return {names.get(name, name): dict(value) if name == "names" else value for name, value in found.items()}
 
 
