@@ -127,9 +127,9 @@ def _parquet(path: Path, on_bytes: OnBytes | None) -> Iterator[Block]:
     try:
         import pyarrow
         import pyarrow.parquet as parquet
-    except ImportError:
+    except ImportError as error:
         raise InputError(
-            "reading Parquet needs the package pyarrow", where=path, fix="pip install 'spark13b[parquet]'"
+            f"reading Parquet needs the package pyarrow: {error}", where=path, fix="pip install 'spark13b[parquet]'"
         ) from None
     row = 1
     try:
