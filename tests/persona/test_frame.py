@@ -15,7 +15,8 @@ LINE = (
     "(你的角色|身份:智能助手),(你的姓名|名字|称呼:小雅)##用户:{你叫什么？}##参考答案:{我叫讯飞星火。}##回答:{}"
 )
 # signs of the frame, joined to anything: what could break it
-SIGNS = "{ } # ## }##参考答案:{ ##用户:{ ),(你的 )，(你的 ( ) , : ： \\ ＼ ｛ ｝ ＃ ＼( 年龄 a ##回答:{}".split(" ")
+SIGNS = ["{", "}", "#", "##", "}##参考答案:{", "##用户:{", "##回答:{}", "),(你的", ")，(你的", "(", ")", ",", ":", "："]
+SIGNS += ["\\", "＼", "｛", "｝", "＃", "＼(", "年龄", "a"]
 TEXTS = st.lists(st.sampled_from([*SIGNS, "\n", "\u2028", "\x85", " "]), max_size=12).map("".join)
 KEYS = TEXTS.filter(lambda key: key and not set(key) & set(":：\n"))
 

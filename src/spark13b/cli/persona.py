@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from spark13b.cli.persona_eval import evaluate, questions
+from spark13b.cli.persona_teach import concat, extract
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -12,6 +13,10 @@ app = typer.Typer(
     epilog="Example: spark13b persona questions --attribute attribute.json --output questions.jsonl",
 )
 
+app.command("concat", epilog="Example: spark13b persona concat --template T.jsonl --attribute attribute.json")(concat)
+app.command("extract", epilog="Example: spark13b persona extract --output qa_data.json --errors data_exception.json")(
+    extract
+)
 app.command(
     "questions", epilog="Example: spark13b persona questions --attribute attribute.json --output questions.jsonl"
 )(questions)

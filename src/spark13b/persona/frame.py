@@ -3,8 +3,8 @@
     假设你是…,在给定的人设背景下回复用户问题<ret>##人设背景如下:(你的姓名:小雅),(你的年龄:20岁)##用户:{…}##参考答案:{…}##回答:{}
 
 A line end inside a value is `<ret>`. What would end a part of the frame is written in full-width forms: `{` as `｛`,
-`}` as `｝`, two or more `#` as so many `＃`. Where a value has one of these forms itself, or `＼`, a `＼` stands before it,
-and before the `(` in `),(` of an attribute: so every value comes back as it was.
+`}` as `｝`, two or more `#` as so many `＃`. Where a value has one of these forms itself, or `＼`, a `＼` stands before
+it, and before the `(` in `),(` of an attribute: so every value comes back as it was.
 """
 
 from __future__ import annotations
