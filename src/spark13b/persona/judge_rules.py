@@ -14,7 +14,7 @@ from typing import Any
 from spark13b.persona import numbers
 from spark13b.persona.claims import claimed_name, claimed_other, same_name
 from spark13b.persona.clauses import SECRETS, Clause, clauses_of, negates
-from spark13b.persona.closed_sets import members
+from spark13b.persona.closed_sets import CLOSED, members
 from spark13b.persona.kinds import Target, kind_of_key
 from spark13b.persona.likeness import generic, mentions, says
 
@@ -69,7 +69,8 @@ def _set(question: str, clauses: Sequence[Clause], persona: Mapping[str, str], t
         return Verdict(True, f"agrees with {agreeing}: {persona[agreeing]}")
     if found[key] is False:
         return Verdict(False, f"contradicts {key}: {persona[key]}")
-    proposals = [_proposal(question, _sort(key), persona[key]) for key in keys]
+    brief = sum(len(clause.text) for clause in clauses) <= 6
+    proposals = [_proposal(question, _sort(key), persona[key], brief) for key in keys]
     said = _yes_or_no(clauses)
     if said is not None and proposals[0] is not None:
         right = any(proposals)
@@ -135,7 +136,7 @@ def compare(sort: str, value: str, texts: Sequence[str]) -> bool | None:
             return all(any(_equal(item, one) for one in expected) for item in said)
         if expected:
             return None
-    elif sort in ("gender", "sign", "blood", "color"):
+    elif sort in CLOSED:
         expected_members = members(sort, value)
         said_members = {member for text in texts for member in members(sort, text)}
         if expected_members and (said_members or sort != "color"):
@@ -190,8 +191,11 @@ _ASKS = "(吗|吧|呢|么|是不是|对不对|对吗|好不好|行吗|可以吗|
 _EXISTENCE = re.compile("^(请问|那)?(你|您)?(家里?|现在)?(有没有|有|养|会|是否有)(什么|啥|个|了|过)?")
 
 
-def _proposal(question: str, sort: str, value: str) -> bool | None:
-    """Of a question that wants yes or no: whether what it proposes is right. None for other questions."""
+def _proposal(question: str, sort: str, value: str, brief: bool) -> bool | None:
+    """Of a question that wants yes or no: whether what it proposes is right. None for other questions.
+
+    That there is a value at all (你有宠物吗) is confirmed by a brief answer only: a long one says which.
+    """
     asked = numbers.normalize(question)
     if re.search("什么|啥|谁|哪|多少|几(?!率)|多(高|大|重)|怎么|还是|告诉|透露|说说|方便|男是女", asked):
         return None
@@ -201,7 +205,9 @@ def _proposal(question: str, sort: str, value: str) -> bool | None:
     found = compare(sort, value, [re.sub("^(你|您)?(不是|不叫)", "", proposed)])
     if found is not None:
         return found
-    return sort == "text" and bool(_EXISTENCE.match(asked))  # 你有宠物吗: yes
+    if sort == "text" and _EXISTENCE.match(asked):
+        return True if brief else None
+    return False
 
 
 # --- attributes that are not set
@@ -249,7 +255,7 @@ def _invented(sort: str, texts: Sequence[str]) -> str | None:
     for text in texts:
         if sort in _QUANTITIES and _quantities(sort, text):
             return text
-        if sort in ("gender", "sign", "blood", "color") and members(sort, text):
+        if sort in CLOSED and members(sort, text):
             return text
     return None
 

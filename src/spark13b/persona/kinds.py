@@ -10,7 +10,9 @@ from typing import Literal
 
 from spark13b.persona.numbers import NUMBER, normalize
 
-Value = Literal["text", "name", "place", "age", "day", "length", "weight", "money", "gender", "sign", "blood", "color"]
+Value = Literal[
+    "text", "name", "place", "age", "day", "length", "weight", "money", "gender", "sign", "blood", "color", "marriage"
+]
 Asked = Literal["set", "unset", "other"]
 
 
@@ -139,7 +141,9 @@ def _by_name(key: str) -> re.Pattern[str]:
 def _names_key(name: str, question: str) -> bool:
     """Whether a question names a key: its name, or 喜欢...X for a key 喜欢的X."""
     name = normalize(name)
-    if len(name) > 1 and name in question:
+    if len(name) == 1:
+        return bool(re.search(f"(什么|啥|的|你|您|哪[一-龥]){re.escape(name)}", question))
+    if name in question:
         return True
     verb, _, thing = name.partition("的")
     return bool(len(verb) > 1 and thing and re.search(f"{re.escape(verb[-2:])}.*{re.escape(thing)}", question))
@@ -152,5 +156,6 @@ _REQUESTS = (
 
 QUANTITY_CUES = {
     "length": rf"{NUMBER}(米|cm|厘米|公分)",
-    "age": rf"{NUMBER}岁|{NUMBER}了(吧|吗|没)",
+    "age": rf"{NUMBER}岁|有?{NUMBER}了?(吧|吗|没|没有)[^一-龥]*$|十几了|{NUMBER}(出头|好几)",
+    "weight": rf"{NUMBER}(斤|公斤|kg)",
 }

@@ -10,7 +10,7 @@ from spark13b.persona.numbers import normalize
 _SEPARATORS = r"[、,，。;；.!！?？/|\n:()\"'“”《》·~]|[0-9]+\.(?![0-9])"
 # what joins the pieces of a value, and what stands around them
 _FILLERS = (
-    "一(只|个|位|名|柄|条|把|匹|头|家|种|座|棵|间)|名叫|名为|叫做|叫|以及|还有|并且"
+    "一(只|个|位|名|柄|条|把|匹|头|家|种|座|棵|间|辆|支|台|部|艘)|名叫|名为|叫做|叫|以及|还有|并且"
     "|的|和|与|是|有点|有些|有|很|非常|特别|比较|具有|具备|你|我|他|她|在|等"
 )
 # of all assistants and companies alike: a value is not said by these alone
@@ -85,8 +85,10 @@ def _plain(text: str) -> str:
 
 def _abbreviated(value: str, text: str) -> bool:
     """Whether the text has three signs of an institution's name in a row and in order (山师大)."""
-    if not re.search("(大学|学院|中学|公司|集团)$", value):
+    institution = re.match(".*?(大学|学院|中学|公司|集团)", value)
+    if institution is None:
         return False
+    value = institution[0]
     for start in range(len(text) - 2):
         if text[start] == value[0]:
             at = 0
