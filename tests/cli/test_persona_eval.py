@@ -87,7 +87,8 @@ def test_check_measures_the_rule_judge_on_both_parts(capsys):
     assert run(["persona", "eval", "--check", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["tuning"]["answers"] + found["held_out"]["answers"] >= 300
-    assert found["held_out"]["accuracy"] >= 95
+    assert found["held_out"]["accuracy"] >= 86
+    assert found["held_out_named"]["accuracy"] >= 97
     assert run(["persona", "eval", "--check"]) == 0
     shown = capsys.readouterr().out
     assert f"held_out: judge agrees with {found['held_out']['right']} of {found['held_out']['answers']} labels" in shown

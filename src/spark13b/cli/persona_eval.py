@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -247,23 +248,26 @@ def _check(judge: JudgeName, base_url: str | None, model: str | None, concurrenc
     from spark13b.persona.labelled_answers import PARTS, labelled_answers
     from spark13b.persona.report_markdown import agreement_line
 
+    # a model sees no attribute: for it there is no difference
+    variants = (False, True) if judge is JudgeName.rules else (False,)
     found = {}
-    for part in PARTS:
+    for part, named in itertools.product(PARTS, variants):
         judged: list[Judged] = []
-        answers = list(labelled_answers(part))
+        answers = list(labelled_answers(part, named=named))
         for persona in {tuple(persona.items()): persona for persona, _ in answers}.values():
             own = [answer for theirs, answer in answers if theirs == persona]
             with _judge(judge, persona, base_url, model) as judging:
                 at_once, progress = _at_once(judge, concurrency), _progress(judge)
                 judged += evaluate(own, judging, judge.value, at_once=at_once, progress=progress).judged
-        found[part] = agreement_of(judged)
+        found[part + "_named" * named] = agreement_of(judged)
     if as_json:
-        console.print_json({part: agreement.as_dict() for part, agreement in found.items()})
+        console.print_json({name: agreement.as_dict() for name, agreement in found.items()})
         return
     out = console.stdout()
-    for part, agreement in found.items():
+    for name, agreement in found.items():
         for title, wrong in (("missed", agreement.missed), ("false alarm", agreement.false_alarms)):
             for one in wrong:
                 out.print(f"{title}: {_plain(one.answer.question)} | {_plain(one.answer.answer)}", highlight=False)
                 out.print(f"  {_plain(one.verdict.reason)}")
-        print(f"{part}: {agreement_line(agreement)}")
+        how = ", attribute named by the record" if name.endswith("_named") else ""
+        print(f"{name.removesuffix('_named')}{how}: {agreement_line(agreement)}")

@@ -1,5 +1,5 @@
 """Answers that people labelled by sense, to measure a judge with: `tuning`, which the rules were tuned on, and
-`held_out`, which they were not and which has two personas that the other part has not."""
+`held_out`, which they were not and which has personas that the other part has not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
-from spark13b.data.records import read_records
+from spark13b.data.records import Record, read_records
 from spark13b.persona.predictions import Answer, answer_of
 
 Part = Literal["tuning", "held_out"]
@@ -23,10 +23,14 @@ def personas() -> dict[str, dict[str, str]]:
     return found
 
 
-def labelled_answers(part: Part) -> Iterator[tuple[dict[str, str], Answer]]:
-    """(persona, answer) of a part. What a question asks is left to be found out, as in most prediction files."""
+def labelled_answers(part: Part, *, named: bool = False) -> Iterator[tuple[dict[str, str], Answer]]:
+    """(persona, answer) of a part.
+
+    What a question asks is `named` by the record, as in the questions of `spark13b persona questions`; else it is left
+    to be found out from the question's words, as in questions of any other kind.
+    """
     known = personas()
     for record in read_records(_FOLDER / f"{part}.jsonl"):
         persona = known[record.fields["persona"]]
-        fields = {name: record.fields[name] for name in ("input", "predict", "label")}
-        yield persona, answer_of(type(record)(fields, record.place), persona)
+        used = ("input", "predict", "label", "attribute") if named else ("input", "predict", "label")
+        yield persona, answer_of(Record({name: record.fields[name] for name in used}, record.place), persona)
