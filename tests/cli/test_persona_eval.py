@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +122,31 @@ def test_a_model_that_cannot_be_reached_fails_the_job_without_a_word_of_the_key(
     assert "the judge cannot be reached" in printed.err
     assert "secret-key" not in printed.out + printed.err
     assert not Path("r.json").exists()
+
+
+@pytest.mark.parametrize("page", ["persona.md", "persona.zh-CN.md"])
+def test_the_example_of_the_page_prints_what_it_shows(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    block = next(
+        part for part in re.findall(r"^```console\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if "小爱" in part
+    )
+    for line, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
+        words = line.split()
+        if words[0] == "cat":
+            Path(words[1]).write_text(shown, encoding="utf-8")
+        else:
+            assert run(words[1:]) == 0
+            assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize("page", ["persona.md", "persona.zh-CN.md"])
+def test_the_accuracies_of_the_page_are_those_of_today(page, capsys):
+    assert run(["persona", "eval", "--check", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    for part in ("tuning", "held_out"):
+        named, free = found[f"{part}_named"], found[part]
+        numbers = f"| {free['answers']} | {named['accuracy']:.1f} % | {free['accuracy']:.1f} % |"
+        assert re.search(rf"^\| `{part}`.*{re.escape(numbers)}$", text, re.MULTILINE), numbers
