@@ -8,6 +8,7 @@ import hmac
 import json
 import logging
 import re
+import ssl
 import threading
 import time
 from collections import Counter
@@ -120,14 +121,16 @@ def frame(content: str, status: int, usage: dict[str, Any] | None = None) -> str
 
 
 @contextmanager
-def running(plan: Plan = lambda question, time: "answer", *, seconds: float = 0) -> Iterator[SparkServer]:
+def running(
+    plan: Plan = lambda question, time: "answer", *, seconds: float = 0, tls: ssl.SSLContext | None = None
+) -> Iterator[SparkServer]:
     """A server on a free port, in a thread."""
     silent = logging.Logger("server", logging.CRITICAL + 1)
     api = SparkServer(plan, seconds=seconds)
     server: Server = serve(
-        api.talk, "127.0.0.1", 0, process_request=api.admit, ping_interval=None, close_timeout=1, logger=silent
+        api.talk, "127.0.0.1", 0, ssl=tls, process_request=api.admit, ping_interval=None, close_timeout=1, logger=silent
     )
-    api.url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+    api.url = f"{'wss' if tls else 'ws'}://127.0.0.1:{server.socket.getsockname()[1]}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

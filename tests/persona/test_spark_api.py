@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
+import ssl
+import subprocess
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,3 +141,27 @@ def test_addresses_that_would_show_the_signature_or_are_none_are_refused(address
 def test_a_model_that_the_api_does_not_have_is_refused() -> None:
     with pytest.raises(InputError, match="has no model 'gpt'"):
         SparkApi(CREDENTIALS, "gpt", Drawing())
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate for 127.0.0.1 that nobody has signed, in one file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    make = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=here"]
+    make += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", str(path)]
+    subprocess.run([*make, *names], check=True, capture_output=True)
+    return path
+
+
+def test_the_servers_certificate_is_checked(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with running(tls=tls) as server:
+        with pytest.raises(StopAsking, match="certificate is not trusted"):
+            pieces(teacher(server))
+        assert server.asked.total() == 0
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert "".join(pieces(teacher(server))) == "答:你叫什么名字？"
