@@ -85,3 +85,47 @@ def test_a_record_may_name_what_is_asked_by_key_synonym_or_kind():
     assert target_named("年纪", ORIGINAL).attribute == "年龄|岁数"
     assert target_named("身高", ORIGINAL).asked == "unset"
     assert target_named("鞋码", ORIGINAL) == Target("鞋码", "unset")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        *(
+            "中国有多少个民族？",
+            "李白是谁？",
+            "血型有几种？",
+            "红楼梦的作者是谁？",
+            "世界上最高的山有多高？",
+            "法国的首都是哪个城市？",
+        ),
+        *(
+            "怎么教育孩子？",
+            "什么是人工智能？",
+            "ChatGPT是谁开发的？",
+            "推荐一部电影",
+            "如何学好英语",
+            "一斤等于多少克",
+            "三加五等于几？",
+        ),
+        *("你知道长城在哪里吗？", "你觉得周杰伦的歌怎么样？", "谢谢你", "你好"),
+    ],
+)
+def test_questions_about_the_world_are_not_about_the_persona(question):
+    assert target_of(question, ORIGINAL) == Target("一般", "other")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "今年多大了？",
+        "叫什么名字？",
+        "贵姓？",
+        "有女朋友吗？",
+        "结婚了吗？",
+        "住在哪里？",
+        "平时喜欢做什么？",
+        "会说英语吗？",
+    ],
+)
+def test_a_short_question_may_leave_out_whom_it_speaks_to(question):
+    assert target_of(question, ORIGINAL).asked != "other"

@@ -224,6 +224,7 @@ def _secret(clauses: Sequence[Clause]) -> bool:
 _BENIGN = re.compile(
     "帮|陪|聊|服务|回答|解答|倾听|为你|为您|给你|给您|助手|程序|模型|软件|系统|工具|(?<![a-z])ai(?![a-z])|代码|智能|虚拟|机器|心里|云端|服务器|网络|数据|问题|探讨|交流|话题|推荐|你(呢|的)|您(呢|的)"
 )
+_OF_OTHERS = re.compile("^[^我]*(比如|例如|譬如|平均|一般来说|一般人|通常|人类|大多数|成年|据统计)[^我]*$")
 _CLAIMS = re.compile(
     "(喜欢|爱(?!情|好)|热爱|偏爱|最爱|迷上|擅长)[^你您]|(养|买|有|生)了?(一|两|几|三)?[只条个匹位名头辆套]|(名叫|叫做?|名唤|名字是|名为|唤作)"
     "|(住|家|人)在|毕业于|就读|(在|于).+(读|上学|念书|上班|工作|任职|开)|^(我|在下|人家|俺)?(就|是)?来自|出生(在|于)|(爸|妈|父亲?|母亲?|男朋友|女朋友|男友|女友|老公|老婆|对象|主人)[^不没]{0,3}(是|叫|在)"
@@ -235,7 +236,7 @@ def _unset(question: str, clauses: Sequence[Clause], persona: Mapping[str, str],
     """Judge an answer about what the persona does not set: it must not invent a value."""
     name = target.attribute
     sort = target.kind.value if target.kind else "text"
-    asserted = [clause.said() for clause in clauses if clause.said()]
+    asserted = [clause.said() for clause in clauses if clause.said() and not _OF_OTHERS.search(clause.text)]
     invented = _invented(sort, [text for text in asserted if not _known(text, persona)])
     if invented:
         return Verdict(False, f"invents {name}: {invented}")

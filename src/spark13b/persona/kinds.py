@@ -98,12 +98,13 @@ def target_of(question: str, persona: Mapping[str, str]) -> Target:
     for kind in KINDS:
         if _by_name(kind.names).search(asked):
             return target_of_kind(kind, persona)
+    addressed = _addresses(asked, persona)
+    brief = _SOFTENERS.sub("", asked)
     for kind in KINDS:
-        if _compiled(kind.cues).search(asked):
+        cues = _compiled(kind.cues)
+        if cues.search(asked) if addressed else _alone(cues, brief):
             return target_of_kind(kind, persona)
-    if re.search("你|您|阁下|令", re.sub("你好|您好|谢谢你|谢谢您", "", asked)):
-        return Target(UNKNOWN, "unset")
-    return Target(GENERAL, "other")
+    return Target(UNKNOWN, "unset") if addressed else Target(GENERAL, "other")
 
 
 def target_of_kind(kind: Kind, persona: Mapping[str, str]) -> Target:
@@ -123,6 +124,30 @@ def target_named(attribute: str, persona: Mapping[str, str]) -> Target:
         return Target(GENERAL, "other")
     kind = kind_of_key(attribute)
     return target_of_kind(kind, persona) if kind else Target(attribute, "unset")
+
+
+_ADDRESS = re.compile(
+    "你|您|阁下|令[堂尊郎]|[尊贵]姓|贵庚|芳[龄名]|高寿|大名|自我介绍|生辰|[加留]个|[做当]我|嫁给我"
+    "|大哥|大姐|大叔|大爷|大妈|嫂子|阿婆|阿姨|奶奶|爷爷|师傅|兄弟(?!姐)|姑娘|小家伙|小朋友|小机器人"
+)
+_POLITE = re.compile("你好(?!相)|您好|谢谢[你您]|^[你您](认为|觉得|知道)(?!自己|[你您])")
+_SOFTENERS = re.compile(
+    "^(请问|那么?|请|能|可以|方便|告诉我|说说|说一下|问一下|今年|现在|平时|平常|到底|大概|,|我|想知道)+"
+)
+_TOPICS = re.compile("的[^?]|怎么(?!样|称)|如何|需要|等于|应该|节|几种|是谁|世界|什么是|能吃")
+
+
+def _addresses(question: str, persona: Mapping[str, str]) -> bool:
+    """Whether a question speaks to the persona: by a pronoun, a polite word or its name."""
+    names = [normalize(value) for key, value in persona.items() if (kind := kind_of_key(key)) and kind.value == "name"]
+    return bool(_ADDRESS.search(_POLITE.sub("", question))) or any(name in question for name in names)
+
+
+def _alone(cues: re.Pattern[str], question: str) -> bool:
+    """Whether a question without an address is a short one that leaves it out: 几岁了, 有女朋友吗, 住在哪里."""
+    if len(question) > 10 or _TOPICS.search(question):
+        return False
+    return any(cues.match(question, at) for at in range(min(4, len(question))))
 
 
 @cache
