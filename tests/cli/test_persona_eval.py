@@ -147,6 +147,6 @@ def test_the_accuracies_of_the_page_are_those_of_today(page, capsys):
     found = json.loads(capsys.readouterr().out)
     text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
     for part in ("tuning", "held_out"):
-        named, free = found[f"{part}_named"], found[part]
-        numbers = f"| {free['answers']} | {named['accuracy']:.1f} % | {free['accuracy']:.1f} % |"
+        shares = [one["right"] / one["answers"] for one in (found[f"{part}_named"], found[part])]
+        numbers = f"| {found[part]['answers']} | {shares[0]:.1%} | {shares[1]:.1%} |".replace("%", " %")
         assert re.search(rf"^\| `{part}`.*{re.escape(numbers)}$", text, re.MULTILINE), numbers
