@@ -68,8 +68,7 @@ def test_from_a_template_and_a_persona_to_rows_for_training(tmp_path: Path) -> N
         "  1 x no (code 10013)",
     ]
     assert result.stderr.splitlines()[-1].startswith("asking: 2/2 lines answered 1 without answer 1 asked again 0")
-    sent = server.requests[0]["payload"]["message"]["text"][0]["content"]
-    assert sent == output.read_text(encoding="utf-8").splitlines()[0]
+    assert set(server.asked) == set(output.read_text(encoding="utf-8").splitlines())
     assert [one["input"] for one in records(tmp_path / "qa_data.json")] == ["你叫什么？"]
     tokenizer = Path(__file__).parents[1] / "golden" / "tokenizer"
     rows = ["--output", tmp_path / "rows.mindrecord", "--tokenizer", tokenizer, "--seq-length", 128]
@@ -171,10 +170,9 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
     with running(lambda question, time: "answer" if "第1" in question else "hang") as server:
         call = command(*extract(tmp_path, server), "--rate", 0)
         with subprocess.Popen(call, env=ENVIRONMENT | KEYS, stderr=subprocess.PIPE, text=True) as process:
-            while server.at_once < 4:
-                time.sleep(0.01)
             journal = tmp_path / "qa_data.json.partial"
-            done = journal.read_bytes().count(b"\n") - 1
+            while server.at_once < 4 or (done := journal.read_bytes().count(b"\n") - 1) < 1:
+                time.sleep(0.01)
             process.send_signal(signal.SIGINT)
             message = process.communicate(timeout=10)[1]
     assert process.returncode == 1

@@ -16,7 +16,7 @@ from spark13b.data.fields import question_and_answer
 from spark13b.data.records import read_records
 from spark13b.errors import InputError, JobError
 from spark13b.persona.asking import Pace
-from spark13b.persona.extract import Extraction, extract, plain_answer, plain_question
+from spark13b.persona.extract import Extraction, extract
 from spark13b.persona.frame import frame
 from spark13b.persona.teacher import Message, NoAnswer, StopAsking, TryAgain
 
@@ -106,7 +106,7 @@ def test_what_fails_is_asked_again_and_what_is_refused_is_not(tmp_path: Path) ->
         if question == "refused":
             return NoAnswer("the content is refused", 10013)
         if question == "empty":
-            return " "
+            return "回答:{ }"
         return TryAgain("busy", 11202) if time < {"once": 2, "never": 9}.get(question, 0) else "fine"
 
     job = Job(tmp_path, ["good", "once", "refused", "never", "empty"])
@@ -223,26 +223,6 @@ def test_a_character_in_two_halves_is_put_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "plain"),
-    [
-        ("我叫小雅。", "我叫小雅。"),
-        ("{我叫小雅。}", "我叫小雅。"),
-        ("##回答:{我叫小雅。}", "我叫小雅。"),
-        ("回答：我叫小雅。", "我叫小雅。"),
-        ('{"a": 1}', '{"a": 1}'),
-        ("集合{1}和{2}", "集合{1}和{2}"),
-        ("{1}和{2}", "{1}和{2}"),
-    ],
-)
-def test_the_frame_that_a_teacher_fills_in_is_taken_off(answer: str, plain: str) -> None:
-    assert plain_answer(answer) == plain
-
-
-def test_the_users_mark_is_taken_off_a_question() -> None:
-    assert plain_question("用户：你好") == plain_question("用户: 你好") == plain_question("你好") == "你好"
-
-
-@pytest.mark.parametrize(
     ("data", "what"),
     [(b"", "no line of"), ("你好\n".encode(), "no line of"), (b"\xff\n", "not UTF-8")],
     ids=["empty", "other", "bytes"],
@@ -254,3 +234,10 @@ def test_a_file_that_is_none_is_refused_before_anything_is_asked(tmp_path: Path,
     with pytest.raises(InputError, match=what):
         job.run(teacher)
     assert teacher.asked.total() == 0
+
+
+@pytest.mark.parametrize(("output", "errors"), [("output.txt", "e"), ("a", "output.txt"), ("a", "./a")])
+def test_three_files_are_three_files(tmp_path: Path, output: str, errors: str) -> None:
+    job = Job(tmp_path, ["a"])
+    with pytest.raises(InputError, match="not three files"):
+        extract(job.input, tmp_path / output, tmp_path / errors, Scripted(), FAST, force=True)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spark13b.errors import InputError
-from spark13b.persona.frame import Example, frame, unframe
+from spark13b.persona.frame import Example, frame, plain_answer, plain_question, unframe
 
 PERSONA = {"角色|身份": "智能助手", "姓名|名字|称呼": "小雅"}
 LINE = (
@@ -59,3 +59,24 @@ def test_another_line_is_not_taken_for_one(line: str) -> None:
 def test_a_key_that_could_not_be_told_from_its_value_is_refused() -> None:
     with pytest.raises(InputError, match="colon"):
         frame({"姓名:名字": "小雅"}, "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("answer", "plain"),
+    [
+        ("我叫小雅。", "我叫小雅。"),
+        ("{我叫小雅。}", "我叫小雅。"),
+        ("##回答:{我叫小雅。}", "我叫小雅。"),
+        ("回答：我叫小雅。", "我叫小雅。"),
+        ('{"a": 1}', '{"a": 1}'),
+        ("集合{1}和{2}", "集合{1}和{2}"),
+        ("{1}和{2}", "{1}和{2}"),
+        ("##回答:{}", ""),
+    ],
+)
+def test_the_frame_that_a_teacher_fills_in_is_taken_off(answer: str, plain: str) -> None:
+    assert plain_answer(answer) == plain
+
+
+def test_the_users_mark_is_taken_off_a_question() -> None:
+    assert plain_question("用户：你好") == plain_question("用户: 你好") == plain_question("你好") == "你好"

@@ -100,7 +100,7 @@ def test_an_answer_comes_in_pieces_and_the_request_is_as_documented(caplog: pyte
         (event("我叫") + "data: [DONE]\n\n", TryAgain, "ended before the answer"),
         ("data: oops\n\n", TryAgain, "not one of OpenAI's"),
         ('data: {"error": {"message": "worker died"}}\n\n', TryAgain, "worker died"),
-        (event("我叫", "length"), NoAnswer, "cut off at 9 tokens"),
+        (event("我叫", "length"), NoAnswer, "too long: cut off, at 9 tokens"),
         (event("", "content_filter"), NoAnswer, "refused for its content"),
     ],
 )

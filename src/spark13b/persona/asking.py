@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from spark13b.errors import JobError
+from spark13b.persona.frame import plain_answer
 from spark13b.persona.teacher import NoAnswer, StopAsking, Teacher, TeacherError, TryAgain
 
 _LONGEST_PAUSE = 60.0  # seconds
@@ -105,10 +106,11 @@ class _Asking:
                 answer = "".join([piece async for piece in pieces])
         except TimeoutError:
             raise TryAgain(f"the answer is not whole after {_LONGEST_ANSWER:g} s") from None
-        if not answer.strip():
-            raise TryAgain("the answer is empty")
         # JSON may write the halves of a character in two pieces
-        return answer.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        answer = plain_answer(answer.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        if not answer:
+            raise TryAgain("the answer is empty")
+        return answer
 
     async def _slot(self) -> None:
         """Wait until one more try is allowed."""

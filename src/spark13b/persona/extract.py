@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from spark13b.errors import InputError
 from spark13b.files import check_writable, replacing
 from spark13b.journal import Journal
 from spark13b.persona.asking import Outcome, Pace, ask_all
-from spark13b.persona.frame import unframe
+from spark13b.persona.frame import plain_question, unframe
 from spark13b.persona.teacher import Teacher
 from spark13b.progress import SILENT, Meter, Progress
 
@@ -66,8 +65,10 @@ def extract(
     InputError for files that cannot be read or written, JobError when the teacher refuses to answer at all.
     """
     lines = read_lines(input)
-    if output.resolve() == errors.resolve():
-        raise InputError("answers and errors are the same file", where=errors, fix="give --errors another name")
+    if len({path.resolve() for path in (input, output, errors)}) < 3:
+        raise InputError(
+            "input, answers and errors are not three files", where=input, fix="give --output and --errors other names"
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     identity = hashlib.sha256("\n".join((teacher.identity, *(line.text for line in lines))).encode()).hexdigest()
     with Journal(output.with_name(output.name + ".partial"), identity, force=force) as journal:
@@ -106,19 +107,6 @@ def read_lines(path: Path) -> list[Line]:
     return lines
 
 
-def plain_question(question: str) -> str:
-    """A question without the `用户：` that the original's template has before it."""
-    return re.sub(r"^\s*用户[:：]\s*", "", question)
-
-
-def plain_answer(answer: str) -> str:
-    """An answer without what the frame ends with, `##回答:{...}`, where a teacher has filled that in."""
-    answer = re.sub(r"^\s*(##)?回答[:：]\s*", "", answer).strip()
-    if re.fullmatch(r"\{[^{}]*\}", answer) and not _is_json(answer):
-        answer = answer[1:-1].strip()
-    return answer
-
-
 class _Work:
     """The lines and what has come of them: in the journal what is final, in memory what failed but may not again."""
 
@@ -141,8 +129,9 @@ class _Work:
                 self._meter.advance(len(self._lines) - len(missing))
                 ask_all(teacher, ((line.number, line.text) for line in missing), pace, self._done)
         except BaseException:
-            done = f"{self._kept + self._answers + self._refusals} of {len(self._lines)} lines"
-            self._progress.note(f"{done} are kept in {self._journal.path}; the same command goes on from there")
+            if len(self._journal):
+                done = f"{len(self._journal)} of {len(self._lines)} lines"
+                self._progress.note(f"{done} are kept in {self._journal.path}; the same command goes on from there")
             raise
         for number, record in self._failed.items():
             self._journal.add(number, record)
@@ -177,7 +166,7 @@ class _Work:
 
 
 def _sample(line: Line, record: dict[str, Any]) -> dict[str, Any]:
-    return {"input": line.question, "output": plain_answer(record["answer"])}
+    return {"input": line.question, "output": record["answer"]}
 
 
 def _failure(line: Line, record: dict[str, Any]) -> dict[str, Any]:
@@ -201,11 +190,3 @@ def _data_of(text: str) -> str:
         if isinstance(data, str):
             return data
     return text
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True

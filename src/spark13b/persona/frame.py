@@ -9,6 +9,7 @@ it, and before the `(` in `),(` of an attribute: so every value comes back as it
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,6 +64,27 @@ def unframe(line: str) -> Example | None:
             return None
         persona[_plain(pair["key"])] = _plain(pair["value"])
     return Example(persona, _plain(found["question"]), _plain(found["reference"]))
+
+
+def plain_question(question: str) -> str:
+    """A question without the `用户：` that the original's template has before it."""
+    return re.sub(r"^\s*用户[:：]\s*", "", question)
+
+
+def plain_answer(answer: str) -> str:
+    """A teacher's answer without the `##回答:{...}` of the frame, where it has filled that in."""
+    answer = re.sub(r"^\s*(##)?回答[:：]\s*", "", answer).strip()
+    if re.fullmatch(r"\{[^{}]*\}", answer) and not _is_object(answer):
+        answer = answer[1:-1].strip()
+    return answer
+
+
+def _is_object(text: str) -> bool:
+    """Whether it is a JSON object with something in it: the answer itself, then."""
+    try:
+        return bool(json.loads(text))
+    except ValueError:
+        return False
 
 
 def _safe(text: str) -> str:

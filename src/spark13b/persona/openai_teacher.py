@@ -72,7 +72,7 @@ class OpenAITeacher:
             if content:
                 yield content
             if reason == "length":
-                raise NoAnswer(f"the answer was cut off at {self._drawing.max_tokens} tokens")
+                raise NoAnswer(f"the answer is too long: cut off, at {self._drawing.max_tokens} tokens or before")
             if reason == "content_filter":
                 raise NoAnswer("the answer is refused for its content")
             if reason is not None:

@@ -112,7 +112,7 @@ class SparkApi:
             if code:
                 raise _error(code, str(reply["header"].get("message", "no message")))
             choices = reply["payload"]["choices"]
-            content = "".join(str(part["content"]) for part in choices["text"])
+            content = "".join(part["content"] or "" for part in choices["text"])
             last = choices["status"] == 2
         except (ValueError, LookupError, TypeError, AttributeError):
             raise TryAgain("a frame is not one of the Spark web API") from None
