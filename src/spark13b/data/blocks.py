@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +57,7 @@ def read_blocks(path: Path, on_bytes: OnBytes | None = None, size: int = BLOCK_B
 def _lines(stream: BinaryIO, path: Path, kind: Lines, size: int) -> Iterator[Block]:
     line, first = 1, True
     open_line: list[bytes] = []  # the beginning of a line whose end was not read yet
-    while data := stream.read(size):
+    while data := stream.read(max(size, 3) if first else size):
         if first:
             data, first = data.removeprefix(codecs.BOM_UTF8), False
         end = data.rfind(b"\n") + 1
@@ -96,29 +95,39 @@ def _array(stream: BinaryIO, path: Path, size: int) -> Iterator[Block]:
 
 def _csv(stream: BinaryIO, path: Path) -> Iterator[Block]:
     csv.field_size_limit(1 << 30)
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-    reader = csv.DictReader(text, delimiter="\t" if suffix_of(path) == ".tsv" else ",", strict=True)
+    read = 0  # lines
+
+    def lines() -> Iterator[str]:
+        nonlocal read
+        for raw in stream:
+            read += 1
+            if read == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            try:
+                yield raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise not_utf8(Place(path, read), raw, error.start) from None
+
+    reader = csv.DictReader(lines(), delimiter="\t" if suffix_of(path) == ".tsv" else ",", strict=True)
     values: list[tuple[int, Any]] = []
-    line = 1
+    begins = 1
     try:
+        _ = reader.fieldnames
+        begins = read + 1
         for row in reader:
             extra = row.pop(None, None)  # where DictReader puts what has no name
             if extra is not None:
-                raise Place(path, line + 1).error(
+                raise Place(path, begins).error(
                     f"the row has {len(extra)} more fields than the first line names",
                     "quote fields with commas in them",
                 )
-            values.append((line + 1, row))
-            line = reader.line_num
+            values.append((begins, row))
+            begins = read + 1
             if len(values) >= _TABLE_ROWS:
                 yield Block(path, values[0][0], None, "jsonl", values)
                 values = []
     except csv.Error as error:
-        raise Place(path, reader.line_num).error(f"the table is broken: {error}", "mend this line") from None
-    except UnicodeDecodeError as error:
-        raise not_utf8(Place(path, reader.line_num + 1), error.object, error.start) from None
-    finally:
-        text.detach()
+        raise Place(path, begins).error(f"the table is broken: {error}", "mend the row that begins here") from None
     if values:
         yield Block(path, values[0][0], None, "jsonl", values)
 

@@ -141,7 +141,7 @@ class Making:
     def _take(self, encoded: Encoded, path: Path) -> None:
         state, ledger = self._state, self._state.ledger
         ledger.read += encoded.read
-        for name, count in encoded.ignored_fields.items():
+        for name, count in sorted(encoded.ignored_fields.items()):  # sets have another order in each process
             ledger.ignored_fields[name] = ledger.ignored_fields.get(name, 0) + count
         state.formats.update(encoded.formats)
         self._note_bad(encoded.flaws)
