@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -274,13 +276,11 @@ def test_a_tokenizer_with_other_ids_gives_other_rows(tmp_path):
 
 
 def test_a_full_disk_is_a_failed_job_that_leaves_nothing(tmp_path, monkeypatch):
-    def write_raw_data(self: object, rows: list) -> None:
-        raise RuntimeError(
-            "Exception thrown from dataset pipeline.\n---\n[ERROR] No free disk to be used\n---\nC++ ..."
-        )
+    def write(self: object, rows: dict) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("mindspore.mindrecord.FileWriter.write_raw_data", write_raw_data)
-    with pytest.raises(JobError, match="cannot write the rows: No free disk to be used") as caught:
+    monkeypatch.setattr("spark13b.data.mindrecord_writer.MindRecordWriter.write", write)
+    with pytest.raises(JobError, match="the disk is full") as caught:
         preprocess_pretrain([ALPACA], tmp_path / "rows.mindrecord", TOKENIZER, 256)
-    assert "MiB are left" in caught.value.fix
+    assert "free some space" in caught.value.fix
     assert names(tmp_path) == []

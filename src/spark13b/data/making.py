@@ -62,6 +62,9 @@ class Making:
         for part in (self._bad, self._seen, self._held):
             if part is not None:
                 part.close()
+        for shards in (self.shards, self.held_shards):
+            if shards is not None:
+                shards.abandon()
 
     def take(self, encode: Encode, sources: Sources) -> Iterator[int]:
         """Take all blocks that are in no finished file yet; yields after each the bytes read up to it.

@@ -7,17 +7,14 @@ every reader of MindRecord knows as one.
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from spark13b.data.manifest import Manifest, files_of, manifest_path
 from spark13b.data.mindrecord_file import check_name, index_path, rename
-from spark13b.data.mindspore_errors import reason_of
+from spark13b.data.mindrecord_writer import MindRecordWriter
 from spark13b.data.packing import Rows
-from spark13b.errors import InputError, JobError
+from spark13b.errors import InputError
 from spark13b.files import check_writable, sync
 
 _BYTES = 5  # of a position of a row on the disk, mask and all; measured
@@ -32,9 +29,9 @@ class Shards:
 
     def __init__(self, folder: Path, columns: tuple[str, ...], shard_bytes: int, rows: Iterable[int] = ()) -> None:
         self._folder, self._limit = folder, shard_bytes
-        self._schema = {name: {"type": "int32", "shape": [-1]} for name in columns}
+        self._columns = columns
         self.rows = list(rows)
-        self._writer: Any = None
+        self._writer: MindRecordWriter | None = None
         self._written = 0  # rows of the file at work
         self._size = 0  # bytes, about
         folder.mkdir(exist_ok=True)
@@ -53,17 +50,13 @@ class Shards:
         return self._size >= self._limit
 
     def write(self, rows: Rows) -> None:
-        """Append a block of rows. Raises JobError when MindRecord cannot take them."""
+        """Append a block of rows."""
         if self._writer is None:
-            from mindspore.mindrecord import FileWriter
-
-            self._writer = FileWriter(str(self._file(len(self.rows))), shard_num=1)
-            self._writer.add_schema(self._schema)
-        columns = {"input_ids": rows.input_ids, "loss_mask": rows.loss_mask, "document_ids": rows.document_ids}
-        names = list(self._schema)
-        block = [dict(zip(names, row, strict=True)) for row in zip(*(columns[name] for name in names), strict=True)]
-        with _job_errors(self._folder):
-            self._writer.write_raw_data(block)
+            self._writer = MindRecordWriter(self._file(len(self.rows)), self._columns)
+        columns = {"input_ids": rows.input_ids, "loss_mask": rows.loss_mask}
+        if rows.document_ids is not None:
+            columns["document_ids"] = rows.document_ids
+        self._writer.write(columns)
         self._written += len(rows)
         self._size += rows.input_ids.size * _BYTES
 
@@ -71,13 +64,17 @@ class Shards:
         """Finish the file at work, if there is one, down to the disk."""
         if self._writer is None:
             return
-        with _job_errors(self._folder):
-            self._writer.commit()
+        self._writer.commit()
         path = self._file(len(self.rows))
         for one in (path, index_path(path)):
             sync(one)
         self.rows.append(self._written)
         self._writer, self._written, self._size = None, 0, 0
+
+    def abandon(self) -> None:
+        """Let go of the file at work."""
+        if self._writer is not None:
+            self._writer.close()
 
     def _file(self, number: int) -> Path:
         return self._folder / f"shard-{number:05}"
@@ -150,16 +147,3 @@ def _files(output: Path) -> list[Path]:
     folder = output.parent
     several = [path for path in folder.iterdir() if pattern.fullmatch(path.name)] if folder.is_dir() else []
     return [output, index_path(output), *several, manifest_path(output), report_path(output), errors_path(output)]
-
-
-@contextmanager
-def _job_errors(folder: Path) -> Iterator[None]:
-    """MindRecord's errors as one line; it does not hand on what the system said, mostly that the disk is full."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise JobError(
-            f"MindRecord cannot write the rows: {reason_of(error)}",
-            where=folder.parent.parent,
-            fix=f"free some space: {shutil.disk_usage(folder).free >> 20:,} MiB are left on this disk",
-        ) from error
