@@ -29,7 +29,7 @@ def demo(
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """The whole life of a model in some minutes: corpus, tokenizer, rows, pretraining, fine-tuning, answers.
+    """The whole life of a model in some minutes: corpus, tokenizer, rows, training, answers, another persona.
 
     What is there already is not made again; --force begins anew.
     """
@@ -48,16 +48,26 @@ def demo(
         print("" if is_right(question, answer) else f"    (wrong: {question.accepted[0]})", file=out, flush=True)
         return answer
 
+    def show_persona(question: str, before: str, after: str) -> None:
+        print(f"\n  > {question}\n    before: {before}\n    after:  {after}", file=out, flush=True)
+
     folder = output or demo_folder()
-    summary = run_demo(folder, seed, force, show, progress=console.TerminalProgress())
+    summary = run_demo(folder, seed, force, show, show_persona, progress=console.TerminalProgress())
     files = DemoFiles(folder)
     if as_json:
         console.print_json({**asdict(summary), "accuracy": summary.accuracy, "folder": str(folder)})
         return
     print(f"\n{summary.right} of {summary.questions} held-out questions right ({summary.accuracy:.0%})", end=": ")
     print(", ".join(f"{kind} {right}/{asked}" for kind, (right, asked) in summary.by_kind.items()))
+    persona = summary.persona
+    before, after = persona.rates
+    print(
+        f"another persona: {before:.0%} of {persona.asked} answers left it before, {after:.0%} after; "
+        f"other questions right: {persona.right_before} of {persona.others} before, {persona.right_after} after"
+    )
     print(f"{summary.parameters:,} parameters, {console.duration(summary.seconds)}")
     print(f"model:      {files.sft.path}\nloss curve: {files.sft.curve}\neverything: {folder}")
     command = "spark13b" if shutil.which("spark13b") else sys.argv[0]
     load = "" if output is None else f" --load {files.sft.path}"
     print(f'\nAsk it yourself: {command} infer "你是谁？"{load}')
+    print(f'Or who it has become: {command} infer "你是谁？" --load {files.persona.run.path}')

@@ -14,7 +14,7 @@ from spark13b.data.place import Place
 from spark13b.errors import InputError
 
 Container = Literal["json", "jsonl", "text", "csv", "parquet"]
-OnBytes = Callable[[bytes], None]
+OnBytes = Callable[[bytes | memoryview], None]
 
 _JSON_LINES, _TEXT = {".jsonl", ".ndjson"}, {".txt", ".md"}
 _DATA = {".json", *_JSON_LINES, *_TEXT, ".csv", ".tsv", ".parquet"}  # what is taken of a folder
@@ -112,7 +112,7 @@ class _Watched(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer
         count = self._stream.readinto(buffer) or 0
-        self._on_bytes(bytes(buffer[:count]))
+        self._on_bytes(buffer[:count])
         return count
 
     def close(self) -> None:

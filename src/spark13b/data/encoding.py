@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +85,12 @@ class Encoded:
     formats: Counter[str]
 
 
+class _Item(NamedTuple):
+    line: int
+    characters: int
+    turns: Turns
+
+
 class Encoder:
     """Encodes blocks by a recipe; each process has one."""
 
@@ -105,9 +111,9 @@ class Encoder:
         found.examples = _joined(parts)
         return found
 
-    def _batches(self, block: Block, found: Encoded) -> Iterator[list[tuple[int, Turns]]]:
-        """Lists of (line, turns) that hold about `_BATCH_CHARACTERS`; a document is one answer without a question."""
-        batch: list[tuple[int, Turns]] = []
+    def _batches(self, block: Block, found: Encoded) -> Iterator[list[_Item]]:
+        """Lists of items that hold about `_BATCH_CHARACTERS`; a document is one answer without a question."""
+        batch: list[_Item] = []
         filled = 0
         for record in records_of(block):
             found.read += 1
@@ -121,8 +127,11 @@ class Encoder:
                 what = f"{error.what}: {shown if len(shown) <= _EXCERPT else shown[:_EXCERPT] + '…'}"
                 found.flaws.append(InputError(what, where=error.where, line=error.line, fix=error.fix))
                 continue
-            batch.append((record.place.line, turns))
-            filled += sum(len(question) + len(answer) for question, answer in turns) + 1
+            size = 0
+            for question, answer in turns:
+                size += len(question) + len(answer)
+            batch.append(_Item(record.place.line, size, turns))
+            filled += size + 1
             if filled >= _BATCH_CHARACTERS:
                 yield batch
                 batch, filled = [], 0
@@ -139,29 +148,28 @@ class Encoder:
             form = recipe.form or format_of(record)
             turns = turns_of(record, form)
         found.formats[form] += 1
-        unused = record.fields.keys() - FIELDS[form]
-        if unused:
-            found.ignored_fields.update(unused)
+        if not record.fields.keys() <= FIELDS[form]:
+            found.ignored_fields.update(record.fields.keys() - FIELDS[form])
         return turns
 
-    def _documents(self, batch: list[tuple[int, Turns]]) -> Examples:
-        texts = [turns[0][1] for _, turns in batch]
+    def _documents(self, batch: list[_Item]) -> Examples:
+        texts = [item.turns[0][1] for item in batch]
         encoded = self._tokenizer.encode_arrays(texts)
         end = np.array([self._tokenizer.end_id], np.int32)
         lengths = np.fromiter((len(ids) + 1 for ids in encoded), np.int64, len(encoded))
         ids = np.concatenate([part for one in encoded for part in (one, end)])
         return self._examples(batch, ids, np.ones(len(ids), np.uint8), lengths)
 
-    def _conversations(self, batch: list[tuple[int, Turns]]) -> Examples:
+    def _conversations(self, batch: list[_Item]) -> Examples:
         """Prompt, answer, prompt, answer, ... of every example, as arrays; only what the answers have is learned."""
         tokenizer, template = self._tokenizer, self._recipe.template
         texts = [
-            text for _, turns in batch for question, answer in turns for text in (template.format(question), answer)
+            text for item in batch for question, answer in item.turns for text in (template.format(question), answer)
         ]
         encoded = tokenizer.encode_arrays(texts)
         later = {}  # prompts behind an answer: without the space that SentencePiece puts before a text
         at = 0
-        for _, turns in batch:
+        for _, _, turns in batch:
             for number in range(1, len(turns)):
                 later[at + 2 * number] = tokenizer.encode_after_end(texts[at + 2 * number])
             at += 2 * len(turns)
@@ -171,21 +179,20 @@ class Encoder:
             parts += (ids, end) if number % 2 else (later.get(number, ids),)
         sizes = np.fromiter(map(len, parts), np.int64, len(parts)).reshape(-1, 3)  # prompt, answer, end
         flags = np.tile(np.array([0, 1, 1], np.uint8), len(sizes))
-        turns_each = np.fromiter((len(turns) for _, turns in batch), np.int64, len(batch))
+        turns_each = np.fromiter((len(item.turns) for item in batch), np.int64, len(batch))
         lengths = np.add.reduceat(sizes.sum(1), np.cumsum(turns_each) - turns_each)
         return self._examples(batch, np.concatenate(parts), np.repeat(flags, sizes.ravel()), lengths)
 
-    def _examples(self, batch: list[tuple[int, Turns]], ids: Tokens, mask: Mask, lengths: Counts) -> Examples:
+    def _examples(self, batch: list[_Item], ids: Tokens, mask: Mask, lengths: Counts) -> Examples:
         count = len(batch)
-        characters = (sum(len(question) + len(answer) for question, answer in turns) for _, turns in batch)
-        digests = [_digest(turns) for _, turns in batch] if self._recipe.digests else []
+        digests = [_digest(item.turns) for item in batch] if self._recipe.digests else []
         return Examples(
             ids,
             mask,
             lengths,
-            np.fromiter((line for line, _ in batch), np.int64, count),
-            np.fromiter(characters, np.int64, count),
-            np.fromiter((not all(answer for _, answer in turns) for _, turns in batch), np.bool_, count),
+            np.fromiter((item.line for item in batch), np.int64, count),
+            np.fromiter((item.characters for item in batch), np.int64, count),
+            np.fromiter((not all(answer for _, answer in item.turns) for item in batch), np.bool_, count),
             np.array(digests, f"S{DIGEST_BYTES}"),
         )
 

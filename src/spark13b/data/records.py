@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import orjson
 
 from spark13b.data.blocks import Block, read_blocks
 from spark13b.data.containers import OnBytes, container_of
@@ -16,8 +17,7 @@ from spark13b.errors import InputError
 __all__ = ["Record", "container_of", "kind_of", "read_records", "records_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record: its fields as they were written, and its place. A line of plain text is `{"text": line}`."""
 
     fields: dict[str, Any]
@@ -50,6 +50,12 @@ def records_of(block: Block) -> Iterator[Record | InputError]:
         return
     for line, raw in enumerate(block.lines.split(b"\n"), block.line):
         place = Place(block.path, line)
+        if block.kind == "jsonl" and raw:
+            try:
+                yield _record(orjson.loads(raw), place)
+                continue
+            except orjson.JSONDecodeError:  # blank, broken, or what the standard library reads all the same
+                pass
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:

@@ -68,7 +68,7 @@ class _Watch:
         self.size = 0
         self.hash = hashlib.sha256()
 
-    def see(self, data: bytes) -> None:
+    def see(self, data: bytes | memoryview) -> None:
         self.hash.update(data)
         self.size += len(data)
         if self.size - self._told >= _TELL_EVERY:

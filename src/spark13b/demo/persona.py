@@ -157,7 +157,7 @@ def persona_prompts() -> Iterator[Prompt]:
     """Every name of every attribute in every frame, every plain question after every beginning."""
     for attribute in ATTRIBUTES:
         for language in LANGUAGES:
-            for instruction, parts in _asked(attribute, language):
+            for instruction, parts in wordings(attribute, language):
                 yield Prompt(
                     instruction,
                     (attribute.answer[language], *attribute.accepted[language]),
@@ -168,7 +168,8 @@ def persona_prompts() -> Iterator[Prompt]:
                 )
 
 
-def _asked(attribute: Attribute, language: Language) -> Iterator[tuple[str, tuple[str, str]]]:
+def wordings(attribute: Attribute, language: Language) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Every question about an attribute, and the two parts it is made of."""
     for name in attribute.names[language].split("|"):
         for frame in _FRAMES[language]:
             yield frame.format(name=name, word=attribute.word[language]), (f"name: {name}", f"frame: {frame}")

@@ -1,4 +1,5 @@
-"""The whole life of a small model in one go: corpus, tokenizer, rows, pretraining, fine-tuning, held-out questions."""
+"""The whole life of a small model in one go: corpus, tokenizer, rows, pretraining, fine-tuning, held-out questions, and
+another persona."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ from spark13b.config import Preset, load_preset
 from spark13b.data.preprocess import preprocess_pretrain, preprocess_sft
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.data.tokenizer_training import train_tokenizer
+from spark13b.demo import persona_act
 from spark13b.demo.corpus import Corpus, Question, build_corpus, is_right, write_corpus
+from spark13b.demo.persona_act import PersonaFiles, PersonaSummary
 from spark13b.errors import InputError, JobError
 from spark13b.files import replacing, write_text
 from spark13b.infer.session import Session, find_model
@@ -27,9 +30,11 @@ CONTEXT, WINDOW = 256, 128
 BATCH = 4  # rows: a small model learns a table in many small steps
 PRETRAIN_STEPS, SFT_STEPS = 220, 1050
 ANSWER_TOKENS = 40  # more than any answer of the corpus has
-LEARNING_RATE = {"pretrain": 3e-3, "sft": 2e-3}
+PERSONA_STEPS = 220
+LEARNING_RATE = {"pretrain": 3e-3, "sft": 2e-3, "lora": 1e-2}
 
 Show = Callable[[Question, Iterator[str]], str]  # shows a question and its streamed answer; returns the answer
+ShowPersona = Callable[[str, str, str], None]  # shows a question with the answers before and after
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,10 @@ class DemoFiles:
         return RunFolder(self.folder / "sft")
 
     @property
+    def persona(self) -> PersonaFiles:
+        return PersonaFiles(self.folder / "persona")
+
+    @property
     def summary(self) -> Path:
         return self.folder / "summary.json"
 
@@ -77,18 +86,27 @@ class Summary:
     by_kind: dict[str, tuple[int, int]]  # right, asked
     parameters: int
     seconds: float
+    persona: PersonaSummary
 
     @property
     def accuracy(self) -> float:
         return self.right / self.questions
 
 
-def run_demo(folder: Path, seed: int, force: bool, show: Show, shown: int = 8, progress: Progress = SILENT) -> Summary:
-    """Do every step that `folder` does not hold yet; then ask the held-out questions.
+def run_demo(
+    folder: Path,
+    seed: int,
+    force: bool,
+    show: Show,
+    show_persona: ShowPersona,
+    shown: int = 8,
+    progress: Progress = SILENT,
+) -> Summary:
+    """Do every step that `folder` does not hold yet; ask the held-out questions; let the model become somebody else.
 
-    The first `shown` questions, mixed, go through `show`, which streams the answers; the rest is asked in silence. The
-    same seed gives the same model and answers. Raises InputError when `folder` was made with another seed and not
-    `force`.
+    The first `shown` questions, mixed, go through `show`, which streams the answers; the rest is asked in silence.
+    `show_persona` gets questions about the persona with the answers before and after. The same seed gives the same
+    model and answers. Raises InputError when `folder` was made with another seed and not `force`.
     """
     began = time.monotonic()
     files = DemoFiles(folder)
@@ -125,8 +143,49 @@ def run_demo(folder: Path, seed: int, force: bool, show: Show, shown: int = 8, p
     session = Session(found, seats=8)
     answers = _ask(session, _mixed(corpus), show, shown)
     parameters = sum(parameter.size for parameter in session.model.weights().values())
-    summary = _summary(seed, answers, parameters, time.monotonic() - began)
+    persona = _become(files, corpus, tokenizer, seed, session, answers, progress)
+    for question in persona_act.FIRST:
+        show_persona(question, *persona_act.answers_to(question, files.persona))
+    summary = _summary(seed, answers, parameters, time.monotonic() - began, persona)
     write_text(files.summary, json.dumps({**asdict(summary), "accuracy": summary.accuracy}, indent=2), force=True)
+    return summary
+
+
+def _become(
+    files: DemoFiles,
+    corpus: Corpus,
+    tokenizer: SparkTokenizer,
+    seed: int,
+    session: Session,
+    known: list[tuple[Question, str]],
+    progress: Progress,
+) -> PersonaSummary:
+    """Train adapters for another persona; ask about it before and after, and the questions `known` again after."""
+    act = files.persona
+    if act.summary.exists():
+        return PersonaSummary(**json.loads(act.summary.read_text(encoding="utf-8")))
+    progress.note("7 another persona, in LoRA adapters")
+    questions = persona_act.asked("test")
+    texts = [question.input for question in questions]
+    persona_act.write_training(corpus, act, seed)
+    before = persona_act.judged(questions, [one.predict for one in session.answers(texts)], act.before)
+    if not act.rows.exists():
+        preprocess_sft([act.train], act.rows, tokenizer, CONTEXT, progress=progress)
+    _train(_preset("cpu-tiny-lora", tokenizer, PERSONA_STEPS, seed), act.rows, act.run, files.sft, progress)
+    found = find_model(act.run.path, None, None, {"generation.max_new_tokens": ANSWER_TOKENS}, ())
+    changed = Session(found, seats=8, fold=True)
+    after = persona_act.judged(questions, [one.predict for one in changed.answers(texts)], act.after)
+    others = [(question, answer) for question, answer in known if question.kind != "persona"]
+    again = changed.answers([question.instruction for question, _ in others])
+    summary = PersonaSummary(
+        asked=len(questions),
+        out_before=len(before.offending),
+        out_after=len(after.offending),
+        others=len(others),
+        right_before=sum(is_right(question, answer) for question, answer in others),
+        right_after=sum(is_right(question, one.predict) for (question, _), one in zip(others, again, strict=True)),
+    )
+    write_text(act.summary, json.dumps(asdict(summary), indent=2) + "\n", force=True)
     return summary
 
 
@@ -199,8 +258,10 @@ def _ask(session: Session, questions: list[Question], show: Show, shown: int) ->
     return list(zip(questions, told, strict=True))
 
 
-def _summary(seed: int, answers: list[tuple[Question, str]], parameters: int, seconds: float) -> Summary:
+def _summary(
+    seed: int, answers: list[tuple[Question, str]], parameters: int, seconds: float, persona: PersonaSummary
+) -> Summary:
     asked = Counter(question.kind for question, _ in answers)
     right = Counter(question.kind for question, answer in answers if is_right(question, answer))
     by_kind = {str(kind): (right[kind], asked[kind]) for kind in asked}
-    return Summary(seed, len(answers), right.total(), by_kind, parameters, round(seconds, 1))
+    return Summary(seed, len(answers), right.total(), by_kind, parameters, round(seconds, 1), persona)

@@ -51,6 +51,6 @@ def _wordings_of(kind: Kind, purpose: Purpose) -> tuple[str, ...]:
 def _framed(names: list[str], purpose: Purpose) -> Iterator[str]:
     """Every name in every frame: 你的身高 but 你喜欢的颜色."""
     for name in names:
-        whose = "你" if name.startswith(("喜欢", "最", "爱", "害怕", "讨厌", "擅长")) else "你的"
+        whose = "你" if name.startswith(("喜欢", "最", "爱吃", "害怕", "讨厌", "擅长")) else "你的"
         for frame in TRAIN_FRAMES if purpose == "train" else TEST_FRAMES:
             yield frame.format(whose=whose + name)
