@@ -1,9 +1,9 @@
 """Preprocessing a corpus beside SentencePiece alone and beside the original's way; its memory; reading its rows.
 
-    python benchmarks/preprocess.py --data FOLDER [--megabytes 400] [--rounds 3] [--large 2000]
+    python benchmarks/preprocess.py [--data FOLDER] [--megabytes 400] [--rounds 3] [--large 2000]
 
-FOLDER holds text (JSON Lines, JSON, plain text); it is repeated, each document from another word on, until the corpus
-has `--megabytes`. A tokenizer of 32,000 pieces is trained on it. By turns, in each round:
+FOLDER holds text (JSON Lines, JSON, plain text; without it the project's own pages); it is repeated, each document from
+another word on, until the corpus has `--megabytes`. A tokenizer of 32,000 pieces is trained on it. By turns, in each round:
 
 - bound: two processes that hold half of the texts each and call SentencePiece's `encode`; no files, nothing else
 - ours: `spark13b preprocess pretrain` as a user runs it, start of Python and MindSpore and the files included
@@ -189,7 +189,7 @@ def rounds(options: argparse.Namespace, folder: Path) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[1] / "docs")
     parser.add_argument("--megabytes", type=float, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--large", type=float, default=0)
@@ -203,8 +203,6 @@ def main() -> None:
             else reading(Path(arguments[0]))
         )
         return
-    if options.data is None:
-        parser.error("--data is missing: a folder with text")
     with tempfile.TemporaryDirectory(prefix="spark13b-bench-") as name:
         for line in rounds(options, Path(name)):
             print(line, flush=True)
