@@ -3,7 +3,8 @@
     python benchmarks/preprocess.py [--data FOLDER] [--megabytes 400] [--rounds 3] [--large 2000]
 
 FOLDER holds text (JSON Lines, JSON, plain text; without it the project's own pages); it is repeated, each document from
-another word on, until the corpus has `--megabytes`. A tokenizer of 32,000 pieces is trained on it. By turns, in each round:
+another word on, until the corpus has `--megabytes`. A tokenizer of 32,000 pieces is trained on it. By turns,
+in each round:
 
 - bound: two processes that hold half of the texts each and call SentencePiece's `encode`; no files, nothing else
 - ours: `spark13b preprocess pretrain` as a user runs it, start of Python and MindSpore and the files included

@@ -137,8 +137,6 @@ def _ray(recipe: Recipe, workers: int, address: str | None) -> Iterator[Encode]:
 
 
 def _imported() -> Any:
-    import mindspore  # noqa: F401  # before Ray's protobuf: MindSpore breaks when it comes second
-
     try:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
