@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spark13b.config import Preset, load_preset
-from spark13b.data.preprocess import preprocess_sft
+from spark13b.data.preprocess import Options, preprocess_sft
 from spark13b.data.tokenizer import SparkTokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -36,7 +36,7 @@ def small_rows(folder: Path, seq_length: int = 32, records: int = 200) -> Path:
     path = folder / f"rows{records}.mindrecord"
     source = folder / f"{records}.json"
     source.write_text(json.dumps(json.loads(INSTRUCTIONS.read_text(encoding="utf-8"))[:records]), encoding="utf-8")
-    preprocess_sft([source], path, SparkTokenizer.load(GOLDEN / "tokenizer"), seq_length, overlong="split")
+    preprocess_sft([source], path, SparkTokenizer.load(GOLDEN / "tokenizer"), seq_length, options=Options(overlong="split"))
     return path
 
 
