@@ -64,6 +64,17 @@ def golden_model(golden_weights: dict[str, np.ndarray]) -> Any:
 
 
 @pytest.fixture(scope="session")
+def native_library(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The native library of this source, compiled by this machine's compiler; tests are skipped where there is none."""
+    from spark13b.native.build import build, find_compiler
+    from spark13b.native.library import Library
+
+    if find_compiler() is None:
+        pytest.skip("there is no C++ compiler")
+    return Library(build(tmp_path_factory.mktemp("native")))
+
+
+@pytest.fixture(scope="session")
 def golden_gradients(golden_model: Any) -> Any:
     """Loss and gradients of `golden_model`, compiled once: a function of ids (B, T+1) and the mask of the targets."""
     from model.compiled import loss_and_gradients

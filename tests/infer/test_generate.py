@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from spark13b.config.sections import GenerationConfig
 from spark13b.errors import InputError
 from spark13b.infer import generate, stream
 from spark13b.infer.decoder import Decoder
+from spark13b.infer.native_decoder import NativeDecoder
 from spark13b.model import SparkForCausalLM
 
 Golden = dict[str, np.ndarray]
@@ -80,13 +82,16 @@ def test_stream_gives_each_token_before_the_next_is_computed(
     model: SparkForCausalLM, prompt: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
-    original = Decoder.step
 
-    def counting(self: Decoder, seats: Any, tokens: Any, positions: Any) -> np.ndarray:
-        steps.append(tokens[0])
-        return original(self, seats, tokens, positions)
+    def counted(original: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+        def counting(self: Decoder, seats: Any, tokens: Any, positions: Any) -> np.ndarray:
+            steps.append(tokens[0])
+            return original(self, seats, tokens, positions)
 
-    monkeypatch.setattr(Decoder, "step", counting)
+        return counting
+
+    for kind in (Decoder, NativeDecoder):  # whichever computes here
+        monkeypatch.setattr(kind, "step", counted(kind.step))
     answer = stream(model, prompt, GenerationConfig(max_new_tokens=40), END)
     assert steps == []
     first = next(answer)

@@ -32,10 +32,10 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Room for answers of 30,000 tokens, so that there is time to stop one."""
+    """Room for answers of 30,000 tokens, and no native library, so that there is time to see one grow and stop it."""
     folder = tmp_path_factory.mktemp("page")
     run = write_small_run(folder / "run", model__seq_length=32768, generation__max_new_tokens=24)
-    with serving(run, folder / "log", "--api-key", KEY, "--model-name", "small") as server:
+    with serving(run, folder / "log", "--api-key", KEY, "--model-name", "small", SPARK13B_NATIVE="0") as server:
         yield server
 
 

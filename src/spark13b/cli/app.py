@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("serve", "Model", "Serve a model over HTTP as OpenAI's API does, with a chat page."),
     "export": ("export", "Model", "Write a model as MindIR graphs, or as safetensors for other tools."),
     "rank-table": ("rank_table", "Machines", "Make, merge, check and show rank tables of Ascend machines."),
+    "native": ("native", "Machines", "Build the library that makes answers on a CPU fast."),
     "doctor": ("doctor", "Machines", "Say what this machine has and lacks, and what to do about it."),
 }
 

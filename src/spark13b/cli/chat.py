@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spark13b.cli import console, options
+from spark13b.cli.app import debug_wanted
 from spark13b.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def chat(
     session = Session(found, fold=merge_adapter)
     if session.doubt:
         progress.note(f"note: {session.doubt}")
+    if debug_wanted():
+        progress.note(session.choices())
     talk = Chat(session, system)
     if sys.stdin.isatty():
         progress.note("Ask something; /help shows what else can be done, Ctrl-D ends.")

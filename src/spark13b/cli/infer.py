@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spark13b.cli import launching, options, sharing
+from spark13b.cli.app import debug_wanted
 from spark13b.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def infer(
         session = Session(found, seats, context, part.mesh, fold=merge_adapter)
         if session.doubt:
             progress.note(f"note: {session.doubt}")
+        if debug_wanted():
+            progress.note(session.choices())
         part.lead(session)
         if output is not None:
             _to_file(

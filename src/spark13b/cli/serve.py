@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spark13b.cli import launching, options, sharing
+from spark13b.cli.app import debug_wanted
 from spark13b.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ def serve(
         session = Session(found, places, context, part.mesh, fold=merge_adapter)
         if session.doubt:
             progress.note(f"note: {session.doubt}")
+        if debug_wanted():
+            progress.note(session.choices())
         part.lead(session)
         _warm(session)
         desk = Desk(session.engine, places + queue)

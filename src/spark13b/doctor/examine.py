@@ -32,6 +32,7 @@ def examine(
             refused = f"no process can look at it: {error}"
         yield from _guarded("python", installation.python)
         yield from _guarded("packages", installation.packages)
+        yield from _guarded("native", installation.native)
         yield from _guarded("cpu", machine.cpu)
         yield from _guarded("memory", machine.memory)
         yield from _guarded("disk", machine.disk)

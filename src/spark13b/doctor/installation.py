@@ -56,6 +56,18 @@ def packages() -> Iterator[Finding]:
         yield Finding("packages", "ok", f"{len(required)} packages, all in the versions that spark13b asks for")
 
 
+def native() -> Iterator[Finding]:
+    """The library that computes decode steps on a CPU; MindSpore does it where there is none."""
+    from spark13b.native.library import find_library
+
+    found = find_library()
+    if found.library is not None:
+        yield Finding("native", "ok", f"{found.library.describe()}; answers on a CPU use it")
+    else:
+        fix = "spark13b native build, which needs a C++ compiler, makes answers on a CPU faster"
+        yield Finding("native", "missing", f"no native library: {found.reason}; MindSpore computes all", fix)
+
+
 def _problem(required: Requirement) -> str | None:
     try:
         version = importlib.metadata.version(required.name)

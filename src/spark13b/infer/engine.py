@@ -18,6 +18,7 @@ import numpy as np
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError
 from spark13b.infer.decoder import Decoder
+from spark13b.infer.native_decoder import make_decoder as usual_decoder
 from spark13b.infer.requests import Generation, Piece, Request
 from spark13b.infer.running import Beams, Single, finish
 from spark13b.infer.seating import Seating
@@ -84,7 +85,7 @@ class Engine:
         context: int | None = None,
         chunk: int = 512,
         end_id: int | None = None,
-        make_decoder: Callable[[SparkForCausalLM, int, int, int], Decoder] = Decoder,
+        make_decoder: Callable[[SparkForCausalLM, int, int, int], Decoder] = usual_decoder,
     ) -> None:
         self.model, self.tokenizer, self.seats, self.chunk = model, tokenizer, seats, chunk
         self.context = min(context or model.config.seq_length, model.config.seq_length)

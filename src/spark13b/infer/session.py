@@ -176,15 +176,21 @@ class Session:
     @property
     def engine(self) -> Engine:
         """The engine that answers."""
-        from spark13b.infer.decoder import Decoder
         from spark13b.infer.engine import Engine
+        from spark13b.infer.native_decoder import make_decoder as usual_decoder
 
         if self._engine is None:
-            make_decoder = self.make_decoder or Decoder
+            make_decoder = self.make_decoder or usual_decoder
             self._engine = Engine(
                 self.model, self.tokenizer, self.seats, context=self._context, make_decoder=make_decoder
             )
         return self._engine
+
+    def choices(self) -> str:
+        """What computes the answers, and why, in a sentence."""
+        from spark13b.infer.native_decoder import describe
+
+        return describe(self.model)
 
     def prompt_ids(self, question: str) -> list[int]:
         """The ids of a question in the preset's template."""

@@ -1,0 +1,77 @@
+"""Compile the library: at installation (hatch_build.py) and by `spark13b native build`.
+
+Only the standard library is imported here: at installation spark13b's own packages are not there yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCES = ("decode.cpp", "kernels.h", "pool.h")
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden")
+_SECONDS = 300.0
+
+
+class BuildError(RuntimeError):
+    """There is no library, and why."""
+
+
+def source_folder() -> Path:
+    """Where the C++ lies."""
+    return Path(__file__).resolve().parent
+
+
+def library_name() -> str:
+    """The file's name: it changes with the source, so that an old library is never used with a new source."""
+    digest = hashlib.sha256(" ".join(FLAGS).encode())
+    for name in SOURCES:
+        digest.update((source_folder() / name).read_bytes())
+    return f"libspark13b-{platform.machine()}-{digest.hexdigest()[:12]}.so"
+
+
+def cache_folder() -> Path:
+    """The user's own place for libraries."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "spark13b" / "native"
+
+
+def find_compiler() -> list[str] | None:
+    """The compiler's command: CXX, else the first of c++, g++ and clang++ that is there."""
+    wanted = shlex.split(os.environ.get("CXX", ""))
+    for command in ([wanted] if wanted else []) + [["c++"], ["g++"], ["clang++"]]:
+        if shutil.which(command[0]) is not None:
+            return command
+    return None
+
+
+def build(folder: Path) -> Path:
+    """Compile into `folder` -> the library, which appears whole or not at all. Raises BuildError.
+
+    A library of the same source that is there already is replaced.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        raise BuildError("there is no C++ compiler: c++, g++ and clang++ were looked for")
+    target = folder / library_name()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as workspace:
+            made = Path(workspace) / target.name
+            command = [*compiler, *FLAGS, str(source_folder() / SOURCES[0]), "-o", str(made)]
+            result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS)
+            if result.returncode != 0:
+                said = result.stderr.decode(errors="replace").strip()
+                raise BuildError(f"{compiler[0]} ended with exit code {result.returncode}:\n{said[-2000:]}")
+            made.replace(target)
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{compiler[0]} did not end within {_SECONDS:g} s") from None
+    except OSError as error:
+        raise BuildError(f"{error.strerror or error}: {error.filename or folder}") from error
+    return target

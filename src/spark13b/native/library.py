@@ -1,0 +1,170 @@
+"""Find the compiled library and call it. All that C++ gets is checked here first: it reads memory as it is told."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from spark13b.errors import JobError
+from spark13b.native.build import cache_folder, library_name, source_folder
+
+LEVELS = ("baseline", "AVX2", "AVX-512")  # sets of instructions, by the library's numbers
+_LAYER = 18  # parameters of a layer
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("layers", "hidden", "heads", "mlp", "vocabulary", "positions")),
+        ("epsilon", ctypes.c_float),
+    ]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A library or, when there is none to use, why."""
+
+    library: Library | None
+    reason: str
+
+
+class Weights:
+    """A model's parameters where they lie in memory, which they must not leave as long as this is used.
+
+    `arrays`: the embedding (V, C), then each layer's 18 and the last norm's 2 in a checkpoint's order; `cos` and `sin`
+    (positions, D), sin with the minus of the first half. All float32. Raises ValueError for anything else.
+    """
+
+    def __init__(
+        self, arrays: Sequence[np.ndarray], cos: np.ndarray, sin: np.ndarray, heads: int, epsilon: float
+    ) -> None:
+        layers, rest = divmod(len(arrays) - 3, _LAYER)
+        if layers < 1 or rest:
+            raise ValueError(f"{len(arrays)} parameters are not those of a model")
+        vocabulary, hidden = arrays[0].shape
+        mlp = arrays[13].shape[0]
+        if heads < 1 or hidden % heads or hidden // heads % 2:
+            raise ValueError(f"{heads} heads do not divide {hidden}")
+        self.size = hidden // heads
+        row, square = (hidden,), (hidden, hidden)
+        layer = [row, row, *[square, row] * 4, row, row, *[(mlp, hidden), (mlp,)] * 2, (hidden, mlp), row]
+        shapes = [(vocabulary, hidden), *layer * layers, row, row, (len(cos), self.size), (len(cos), self.size)]
+        self._arrays = [*arrays, cos, sin]
+        for number, (array, shape) in enumerate(zip(self._arrays, shapes, strict=True)):
+            _check(array, shape, np.float32, f"parameter {number}")
+        self.layers, self.heads, self.vocabulary, self.positions = layers, heads, vocabulary, len(cos)
+        self.shape = _Shape(layers, hidden, heads, mlp, vocabulary, len(cos), epsilon)
+        self.addresses = addresses_of(arrays)
+        self.cos, self.sin = cos, sin
+
+
+class Library:
+    """The compiled library at `path`. Raises OSError when the system does not load it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        loaded = ctypes.CDLL(str(path))
+        loaded.spark_compiler.restype = ctypes.c_char_p
+        self.compiler: str = loaded.spark_compiler().decode()
+        self.level: int = loaded.spark_level()
+        self._step = loaded.spark_decode_step
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        self._step.argtypes = [pointer] * 4 + [number, number] + [pointer] * 4 + [ctypes.c_int, ctypes.c_int]
+        self._step.restype = ctypes.c_int
+
+    def step(
+        self,
+        weights: Weights,
+        slots: int,
+        ids: np.ndarray,
+        positions: np.ndarray,
+        rings: np.ndarray,
+        *,
+        threads: int,
+        level: int | None = None,
+    ) -> np.ndarray:
+        """A token of each text, `ids` (N,) at `positions` (N,), both int32 -> logits (N, V) float32 after each.
+
+        `rings` (N, layers, 2): where the keys and values of a text lie, (H*slots, D) float32 each, see `addresses_of`;
+        the token's own are written there. `level`: of LEVELS; the best by default. Raises ValueError for numbers out of
+        range, JobError when memory ends.
+        """
+        count = len(ids)
+        level = self.level if level is None else level
+        _check(ids, (count,), np.int32, "ids")
+        _check(positions, (count,), np.int32, "positions")
+        _check(rings, (count, weights.layers, 2), np.uintp, "rings")
+        if count < 1 or slots < 1 or threads < 1 or not 0 <= level <= self.level:
+            raise ValueError(f"{count} texts, {slots} slots, {threads} threads, level {level}: one is out of range")
+        if ids.min() < 0 or ids.max() >= weights.vocabulary:
+            raise ValueError(f"ids go from {ids.min()} to {ids.max()}, the vocabulary is {weights.vocabulary}")
+        if positions.min() < 0 or positions.max() >= weights.positions:
+            raise ValueError(f"positions go from {positions.min()} to {positions.max()}, of {weights.positions}")
+        if not rings.all() or np.unique(rings).size < rings.size:
+            raise ValueError("rings are missing, or the same for two texts")
+        logits = np.empty((count, weights.vocabulary), np.float32)
+        arrays = (weights.addresses, weights.cos, weights.sin)
+        status = self._step(
+            ctypes.addressof(weights.shape),
+            *(array.ctypes.data for array in arrays),
+            count,
+            slots,
+            *(array.ctypes.data for array in (ids, positions, rings, logits)),
+            threads,
+            level,
+        )
+        if status == 2:
+            raise JobError("out of memory in a decode step", fix="use a smaller batch")
+        if status != 0:
+            raise ValueError("the native library refused the step")
+        return logits
+
+    def describe(self) -> str:
+        """What it is, in a few words."""
+        return f"{LEVELS[self.level]}, compiled by {self.compiler}"
+
+
+def addresses_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Where arrays lie: (N,) of addresses. The arrays must be kept."""
+    return np.array([array.ctypes.data for array in arrays], np.uintp)
+
+
+def thread_count() -> int:
+    """Threads of a step: OMP_NUM_THREADS, as of MindSpore, else the cores that this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if wanted.isdecimal() and int(wanted) > 0:
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def find_library() -> Found:
+    """The library to use: the one beside the source, else the one in the user's cache; SPARK13B_NATIVE=0 wants none."""
+    if os.environ.get("SPARK13B_NATIVE", "") == "0":
+        return Found(None, "SPARK13B_NATIVE=0 switches it off")
+    try:
+        name = library_name()
+    except OSError as error:
+        return Found(None, f"its source cannot be read: {error}")
+    for folder in (source_folder(), cache_folder()):
+        if (folder / name).is_file():
+            return _loaded(folder / name)
+    return Found(None, "it is not built")
+
+
+@cache
+def _loaded(path: Path) -> Found:
+    try:
+        return Found(Library(path), "")
+    except (OSError, AttributeError) as error:  # of another architecture or C library, or cut off
+        return Found(None, f"it does not load: {error}")
+
+
+def _check(array: np.ndarray, shape: tuple[int, ...], dtype: type[np.generic], name: str) -> None:
+    if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+        found = f"{array.dtype} {array.shape}" + ("" if array.flags.c_contiguous else ", not contiguous")
+        raise ValueError(f"{name} must be {np.dtype(dtype)} {shape}, and contiguous; got {found}")
