@@ -36,7 +36,9 @@ def small_rows(folder: Path, seq_length: int = 32, records: int = 200) -> Path:
     path = folder / f"rows{records}.mindrecord"
     source = folder / f"{records}.json"
     source.write_text(json.dumps(json.loads(INSTRUCTIONS.read_text(encoding="utf-8"))[:records]), encoding="utf-8")
-    preprocess_sft([source], path, SparkTokenizer.load(GOLDEN / "tokenizer"), seq_length, options=Options(overlong="split"))
+    preprocess_sft(
+        [source], path, SparkTokenizer.load(GOLDEN / "tokenizer"), seq_length, options=Options(overlong="split")
+    )
     return path
 
 
