@@ -27,6 +27,7 @@ SLOW = (
     *("train/test_parallel.py", "cli/test_train_infer.py", "demo/test_run.py", "train/test_run.py"),
     *("cli/test_infer.py", "cli/test_train_together.py", "train/test_long_context.py", "infer/test_export.py"),
     *("train/test_step.py", "model/test_golden.py", "train/test_memory.py", "train/test_recompute.py"),
+    *("serve/test_page.py", "data/test_engine.py", "data/test_jobs.py"),
     *("serve/test_server.py", "train/test_training.py", "infer/test_loading.py", "train/test_lora.py"),
 )
 

@@ -224,6 +224,12 @@ def test_a_job_that_was_ended_while_its_files_were_moved_is_finished_by_the_same
         preprocess_pretrain(source, output, TOKENIZER, 1000, options=options, way=Way(resume=True), force=True)
 
 
+def test_both_outputs_in_one_file_are_refused(tmp_path):
+    output = tmp_path / "rows.mindrecord"
+    with pytest.raises(InputError, match="both outputs are one file"):
+        preprocess_sft([ALPACA], output, TOKENIZER, 1024, options=Options(held_out=0.5), held_out=output)
+
+
 def test_force_replaces_several_files_by_one(corpus, tmp_path):
     output = tmp_path / "rows.mindrecord"
     preprocess_pretrain([corpus / "a.jsonl"], output, TOKENIZER, 1000, options=Options(shard_mib=1))

@@ -131,6 +131,8 @@ def _run(
     sources = Sources(inputs)
     held_out = (held_out or held_out_path(output)) if options.held_out else None
     outputs = [output] if held_out is None else [output, held_out]
+    if held_out is not None and held_out.resolve() == output.resolve():
+        raise InputError("both outputs are one file", where=held_out, fix="give --eval-output another name")
     if not (output.with_name(output.name + ".partial") / _PREPARED).exists():  # else it was killed moving its files
         for path in outputs:
             check_output(path, sources.paths, force=force)
