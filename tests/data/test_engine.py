@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ import numpy as np
 import psutil
 import pytest
 
-from spark13b.cluster.msrun import free_port
 from spark13b.data.blocks import Block, read_blocks
 from spark13b.data.encoding import Encoded, Recipe
 from spark13b.data.engine import encoding
@@ -74,7 +74,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ray = Path(sys.executable).with_name("ray")
     if not ray.exists():
         pytest.skip("ray is not installed")
-    port = free_port("127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # above the ports that Ray keeps for its workers
+        port = listening.getsockname()[1]
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
     start = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
     start += ["--object-store-memory=100000000", "--disable-usage-stats"]
