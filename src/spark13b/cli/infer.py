@@ -100,7 +100,7 @@ def infer(
 
     def work(found: FoundModel, part: sharing.Part) -> None:
         from spark13b.infer.session import Session
-        from spark13b.train.plan import plan_answering
+        from spark13b.train.plan import check_answering
 
         asked, progress = _prompts(prompts, prompt_file), part.progress
         if found.is_demo:
@@ -108,8 +108,7 @@ def infer(
         requests = found.requests(asked, logprobs)  # a prompt that is too long is found before weights are read
         context = found.context(requests)
         seats = _seats(batch_size, len(asked), found.preset, context)
-        if found.preset.machine.device != "cpu":  # there caches grow as texts do, within what the machine has
-            plan_answering(found.preset, seats, context)
+        check_answering(found.preset, seats, context)
         session = Session(found, seats, context, part.mesh, fold=merge_adapter)
         if session.doubt:
             progress.note(f"note: {session.doubt}")

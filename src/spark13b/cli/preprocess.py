@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,8 @@ from spark13b.cli.inputs import Input, ManyInputs
 from spark13b.errors import InputError
 
 if TYPE_CHECKING:
-    from spark13b.data.preprocess import Way
+    from spark13b.data.preprocess import Options, Way
+    from spark13b.data.report import Report
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -126,10 +128,7 @@ def pretrain(
     as_json: options.Json = False,
 ) -> None:
     """Write documents one after the other, cut into rows. Reads the field 'output', or else 'text', of each record."""
-    from spark13b.cli.console import TerminalProgress
-    from spark13b.cli.data_report import show_report
     from spark13b.data.preprocess import Options, preprocess_pretrain
-    from spark13b.data.tokenizer import SparkTokenizer
 
     length, _ = _of_preset(preset, seq_length, None)
     chosen = Options(
@@ -142,18 +141,8 @@ def pretrain(
         max_errors=max_errors,
         shard_mib=shard_size,
     )
-    report = preprocess_pretrain(
-        inputs,
-        output,
-        SparkTokenizer.load(tokenizer),
-        length,
-        options=chosen,
-        way=_way(workers, engine, ray_address, resume),
-        held_out=_held_out(eval_fraction, eval_output),
-        force=force,
-        progress=TerminalProgress(),
-    )
-    show_report(report, output, as_json)
+    way = _way(workers, engine, ray_address, resume)
+    _do(preprocess_pretrain, inputs, output, tokenizer, length, chosen, way, eval_output, force, as_json)
 
 
 @app.command(
@@ -202,10 +191,7 @@ def sft(
     example longer than a row: 'error' stops and names it, 'truncate' cuts off its end, 'split' cuts it over several
     rows, 'drop' leaves it out.
     """
-    from spark13b.cli.console import TerminalProgress
-    from spark13b.cli.data_report import show_report
     from spark13b.data.preprocess import Options, preprocess_sft
-    from spark13b.data.tokenizer import SparkTokenizer
 
     length, around = _of_preset(preset, seq_length, template)
     chosen = Options(
@@ -221,18 +207,8 @@ def sft(
         max_errors=max_errors,
         shard_mib=shard_size,
     )
-    report = preprocess_sft(
-        inputs,
-        output,
-        SparkTokenizer.load(tokenizer),
-        length,
-        options=chosen,
-        way=_way(workers, engine, ray_address, resume),
-        held_out=_held_out(eval_fraction, eval_output),
-        force=force,
-        progress=TerminalProgress(),
-    )
-    show_report(report, output, as_json)
+    way = _way(workers, engine, ray_address, resume)
+    _do(preprocess_sft, inputs, output, tokenizer, length, chosen, way, eval_output, force, as_json)
 
 
 Rows = Annotated[Path, typer.Argument(metavar="FILE.mindrecord", help="What 'preprocess' wrote.", show_default=False)]
@@ -277,14 +253,11 @@ def _range(text: str) -> range:
 
 def _of_preset(preset: str | None, seq_length: int | None, template: str | None) -> tuple[int, str]:
     """The row's length and the template: what is given, else the preset's, else the original's."""
-    from spark13b.config.template import PROMPT_TEMPLATE
+    from spark13b.config.template import PROMPT_TEMPLATE, flaw_of
 
-    if template is not None and template.count("{}") != 1:
-        raise InputError(
-            f"the template has {template.count('{}')} places {{}} for the question",
-            where="--template",
-            fix="write exactly one {}",
-        )
+    flaw = None if template is None else flaw_of(template)
+    if flaw is not None:
+        raise InputError(f"the template {flaw[0]}", where="--template", fix=flaw[1])
     if preset is None:
         return 32768 if seq_length is None else seq_length, template or PROMPT_TEMPLATE
     from spark13b.config import load_preset
@@ -308,10 +281,31 @@ def _names(given: list[str] | None) -> dict[str, str]:
     return names
 
 
-def _held_out(fraction: float, output: Path | None) -> Path | None:
-    if output is not None and not fraction:
+def _do(
+    job: Callable[..., Report],
+    inputs: list[Path],
+    output: Path,
+    tokenizer: Path,
+    seq_length: int,
+    chosen: Options,
+    way: Way,
+    held_out: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Do a job of `data/preprocess.py` and show its report."""
+    from spark13b.cli.console import TerminalProgress
+    from spark13b.cli.data_report import show_report
+    from spark13b.data.tokenizer import SparkTokenizer
+
+    if held_out is not None and not chosen.held_out:
         raise InputError("nothing is held out", where="--eval-output", fix="add --eval-fraction 0.01, for example")
-    return output
+    loaded = SparkTokenizer.load(tokenizer)
+    progress = TerminalProgress()
+    report = job(
+        inputs, output, loaded, seq_length, options=chosen, way=way, held_out=held_out, force=force, progress=progress
+    )
+    show_report(report, output, as_json)
 
 
 def _way(workers: int | None, engine: Any, ray_address: str | None, resume: bool | None) -> Way:

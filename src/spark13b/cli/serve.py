@@ -92,11 +92,10 @@ def serve(
         from spark13b.serve.app import Settings, make_app
         from spark13b.serve.desk import Desk
         from spark13b.serve.server import run
-        from spark13b.train.plan import plan_answering
+        from spark13b.train.plan import check_answering
 
         places = _seats(seats, found.preset, context)
-        if found.preset.machine.device != "cpu":  # there caches grow as texts do: room for all of them is not needed
-            plan_answering(found.preset, places, context)
+        check_answering(found.preset, places, context)
         session = Session(found, places, context, part.mesh, fold=merge_adapter)
         if session.doubt:
             progress.note(f"note: {session.doubt}")

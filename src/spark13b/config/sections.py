@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from spark13b.config.checked import Checked, Problem
-from spark13b.config.template import PROMPT_TEMPLATE
+from spark13b.config.template import PROMPT_TEMPLATE, flaw_of
 
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "out_proj", "fc0", "fc1", "fc2")  # every matrix product of a layer
 _MAX_SEED = 2**32 - 1  # numpy's
@@ -176,6 +176,6 @@ class GenerationConfig(Checked):
             yield Problem("stop", "an empty text would end every answer at once", "leave it out")
         if self.num_beams > 1 and self.do_sample:
             yield Problem("num_beams", "a beam search draws nothing", "set do_sample to false", ("do_sample",))
-        places = self.prompt_template.count("{}")
-        if places != 1:
-            yield Problem("prompt_template", f"has {places} places {{}} for the question", "write exactly one {}")
+        flaw = flaw_of(self.prompt_template)
+        if flaw is not None:
+            yield Problem("prompt_template", *flaw)

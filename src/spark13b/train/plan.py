@@ -129,6 +129,12 @@ def check_seats(preset: Preset, seats: int, context: int | None, limit: int | No
     )
 
 
+def check_answering(preset: Preset, seats: int, context: int | None = None) -> None:
+    """Raise InputError, before anything is loaded, when so many answers at once do not fit in an NPU's memory."""
+    if preset.machine.device != "cpu":  # there caches grow as texts do: room for all of them is not needed
+        check_seats(preset, seats, context, memory_limit(preset))
+
+
 def seats_that_fit(preset: Preset, wanted: int, context: int | None = None) -> int:
     """As many answers at once as the memory holds: at most `wanted`, at least one."""
     if preset.machine.device == "cpu":  # there caches grow as texts do
