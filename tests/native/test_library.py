@@ -16,20 +16,30 @@ from spark13b.model.rope import rope_table
 from spark13b.native import library as library_module
 from spark13b.native.build import BuildError, build, library_name
 from spark13b.native.library import Library, Weights, addresses_of, find_library, thread_count
+from spark13b.native.matrix import BFLOAT16
 
 
 class Texts:
     """A model of the library alone, and rings of `count` texts."""
 
-    def __init__(self, library: Library, count: int, slots: int | None = None, **shape: int) -> None:
+    def __init__(
+        self, library: Library, count: int, slots: int | None = None, stored: str = "float32", **shape: int
+    ) -> None:
         sizes = {"num_layers": 2, "hidden_size": 96, "num_heads": 3, "ffn_hidden_size": 74, "vocab_size": 37}
         self.config = SparkConfig(**({**sizes, "seq_length": 40, "sparse_local_size": 8} | shape))
         self.slots = slots or self.config.cache_slots
         arrays = random_weights(self.config, seed=count)
+        names = list(expected_shapes(self.config))
+        if stored == "bfloat16":
+            matrices = {name: arrays[name].astype(BFLOAT16) for name in names if arrays[name].ndim == 2}
+            arrays |= {name: array.astype(np.float32) for name, array in matrices.items()}
         self.twin = NumpyModel(self.config, arrays)
         cos, sin = (table.astype(np.float32) for table in rope_table(self.config))
-        ordered = [np.ascontiguousarray(arrays[name], np.float32) for name in expected_shapes(self.config)]
-        self.weights = Weights(ordered, cos, sin, self.config.num_heads, self.config.layernorm_epsilon)
+        ordered = {name: np.ascontiguousarray(arrays[name], np.float32) for name in names}
+        if stored == "bfloat16":
+            ordered |= {name: array.view(np.uint16) for name, array in matrices.items()}
+        self.parameters = list(ordered.values())
+        self.weights = Weights(self.parameters, cos, sin, self.config.num_heads, self.config.layernorm_epsilon)
         ring = (count, self.config.num_layers, 2, self.config.num_heads * self.slots, self.config.head_size)
         self.rings = np.zeros(ring, np.float32)
         flat = self.rings.reshape(-1, *self.rings.shape[3:])
@@ -72,6 +82,17 @@ def test_logits_are_those_of_the_formulas_for_odd_shapes_on_every_set_of_instruc
 ) -> None:
     texts = Texts(native_library, 2, **shape)
     ids = random_ids(2, 23)
+    expected = texts.twin.logits(ids)
+    for level in range(native_library.level + 1):
+        np.testing.assert_allclose(grown(texts, ids, level=level), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, {"hidden_size": 72, "num_heads": 2}, {"hidden_size": 10, "num_heads": 1}], ids=str
+)
+def test_bfloat16_weights_are_widened_and_all_sums_are_float32(native_library: Library, shape: dict[str, int]) -> None:
+    texts = Texts(native_library, 9, stored="bfloat16", **shape)
+    ids = random_ids(9, 12)
     expected = texts.twin.logits(ids)
     for level in range(native_library.level + 1):
         np.testing.assert_allclose(grown(texts, ids, level=level), expected, atol=1e-4)
@@ -142,15 +163,17 @@ class TestRefusedBeforeTheLibraryIsCalled:
 
     def test_parameters_of_another_type_shape_or_layout(self, native_library: Library) -> None:
         texts = Texts(native_library, 1)
-        good = list(texts.weights._arrays[:-2])
+        good = texts.parameters
         tables = (texts.weights.cos, texts.weights.sin)
         for number, wrong in (
             (3, good[3].astype(np.float64)),
             (3, good[3].T),
+            (3, good[3].astype(BFLOAT16).T),
             (4, good[4][:-1]),
+            (4, good[4].astype(BFLOAT16)),
             (0, np.asfortranarray(good[0])),
         ):
-            with pytest.raises(ValueError, match=f"parameter {number} must be float32"):
+            with pytest.raises(ValueError, match=f"parameter {number} must be (float32|bfloat16)"):
                 Weights([*good[:number], wrong, *good[number + 1 :]], *tables, 3, 1e-5)
         with pytest.raises(ValueError, match="38 parameters are not those of a model"):
             Weights(good[:-1], *tables, 3, 1e-5)

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCES = ("decode.cpp", "kernels.h", "pool.h")
+SOURCES = ("decode.cpp",)  # what is compiled; the headers beside it belong to it
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden")
 _SECONDS = 300.0
 
@@ -31,8 +31,8 @@ def source_folder() -> Path:
 def library_name() -> str:
     """The file's name: it changes with the source, so that an old library is never used with a new source."""
     digest = hashlib.sha256(" ".join(FLAGS).encode())
-    for name in SOURCES:
-        digest.update((source_folder() / name).read_bytes())
+    for path in [source_folder() / name for name in SOURCES] + sorted(source_folder().glob("*.h")):
+        digest.update(f"{path.name}\n".encode() + path.read_bytes())
     return f"libspark13b-{platform.machine()}-{digest.hexdigest()[:12]}.so"
 
 
@@ -64,7 +64,8 @@ def build(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as workspace:
             made = Path(workspace) / target.name
-            command = [*compiler, *FLAGS, str(source_folder() / SOURCES[0]), "-o", str(made)]
+            sources = [str(source_folder() / name) for name in SOURCES]
+            command = [*compiler, *FLAGS, *sources, "-o", str(made)]
             result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS)
             if result.returncode != 0:
                 said = result.stderr.decode(errors="replace").strip()

@@ -1,60 +1,12 @@
-// The arithmetic of a decode step, compiled once for each instruction set: decode.cpp includes this file several times,
-// with KERNEL (the set's attribute, on every function) and LANES (floats of a vector) of the set.
+// The arithmetic of a decode step, for each set of instructions: see each_level.h.
 //
 // Every number is a sum in an order that depends on the lengths alone: not on the other texts of the batch, nor on who
-// computes it. A dot product is one vector accumulator from left to right, then its lanes by halves.
-
-typedef float Vector __attribute__((vector_size(LANES * 4)));
-typedef int32_t Integers __attribute__((vector_size(LANES * 4)));
-
-KERNEL static inline Vector splat(float value) { return value - Vector{}; }
-
-KERNEL static inline Vector load(const float* from) {
-    Vector v;
-    std::memcpy(&v, from, sizeof v);
-    return v;
-}
-
-// The first `count` < LANES numbers, then zeros.
-KERNEL static inline Vector load_some(const float* from, int64_t count) {
-    float all[LANES] = {};
-    for (int64_t i = 0; i < count; ++i) all[i] = from[i];
-    return load(all);
-}
-
-KERNEL static inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
-
-KERNEL static inline float sum_of(Vector v) {
-    float lanes[LANES];
-    store(lanes, v);
-    for (int width = LANES / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-    return lanes[0];
-}
-
-// e^x to 2 units in the last place: 2^n e^r with |r| <= ln(2) / 2, a polynomial of degree 7 (Cephes' coefficients).
-KERNEL static inline Vector exp_of(Vector x) {
-    const Vector low = splat(-87.0f), high = splat(88.0f);
-    x = x < low ? low : x;
-    x = x > high ? high : x;
-    const Vector n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23: what is added there is rounded
-    const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    Vector p = splat(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    const Integers power = (__builtin_convertvector(n, Integers) + 127) << 23;
-    Vector scale;
-    std::memcpy(&scale, &power, sizeof scale);
-    return p * scale;
-}
+// computes it. A dot product is one vector accumulator from left to right, then its lanes by halves. Weights of any type
+// are widened to float32; inputs, products and sums are float32.
 
 // ROWS rows of W by TEXTS rows of x. Several at once, since one chain of additions waits 4 cycles for each.
-template <int ROWS, int TEXTS>
-KERNEL static inline void dots(const float* w, const float* x, int64_t in, const float* bias, bool adds, float* y,
+template <int ROWS, int TEXTS, class Element>
+KERNEL static inline void dots(const Element* w, const float* x, int64_t in, const float* bias, bool adds, float* y,
                                int64_t y_stride) {
     Vector sums[ROWS][TEXTS] = {};
     int64_t i = 0;
@@ -90,8 +42,8 @@ KERNEL static inline void dots(const float* w, const float* x, int64_t in, const
 }
 
 // As many accumulators as registers hold: 32 with AVX-512, else 16.
-template <int TEXTS>
-KERNEL static inline void dots_of_rows(const float* w, const float* x, int64_t in, const float* bias, bool adds,
+template <int TEXTS, class Element>
+KERNEL static inline void dots_of_rows(const Element* w, const float* x, int64_t in, const float* bias, bool adds,
                                        float* y, int64_t y_stride, int64_t begin, int64_t end) {
     constexpr int ROWS = TEXTS <= 2 ? 4 : (LANES == 16 || TEXTS <= 4) ? 2 : 1;
     int64_t o = begin;
@@ -100,10 +52,10 @@ KERNEL static inline void dots_of_rows(const float* w, const float* x, int64_t i
     for (; o < end; ++o) dots<1, TEXTS>(w + o * in, x, in, bias ? bias + o : nullptr, adds, y + o, y_stride);
 }
 
-// y = x W^T + b, or y += that, for the outputs `begin` to `end`: W (outputs, in), x (texts, in), y (texts, y_stride).
 // Weights are read from memory once for all texts: in pieces that stay in the second cache.
-KERNEL static void linear(const float* w, const float* bias, const float* x, int64_t texts, int64_t in, bool adds,
-                          float* y, int64_t y_stride, int64_t begin, int64_t end) {
+template <class Element>
+KERNEL static void linear_of(const Element* w, const float* bias, const float* x, int64_t texts, int64_t in, bool adds,
+                             float* y, int64_t y_stride, int64_t begin, int64_t end) {
     const int64_t piece = texts <= 8 ? end - begin : std::max<int64_t>(8, (1 << 16) / in);
     for (int64_t o = begin; o < end; o += piece) {
         const int64_t stop = std::min(end, o + piece);
@@ -122,6 +74,23 @@ KERNEL static void linear(const float* w, const float* bias, const float* x, int
             }
         }
     }
+}
+
+// y = x W^T + b, or y += that, for the outputs `begin` to `end`: W (outputs, in), x (texts, in), y (texts, y_stride).
+KERNEL static void linear(const Matrix& w, const float* bias, const float* x, int64_t texts, int64_t in, bool adds,
+                          float* y, int64_t y_stride, int64_t begin, int64_t end) {
+    if (w.type == kBfloat16)
+        linear_of(static_cast<const uint16_t*>(w.data), bias, x, texts, in, adds, y, y_stride, begin, end);
+    else
+        linear_of(static_cast<const float*>(w.data), bias, x, texts, in, adds, y, y_stride, begin, end);
+}
+
+// Row `which` of W (outputs, in) -> out (in).
+KERNEL static void row(const Matrix& w, int64_t which, int64_t in, float* out) {
+    if (w.type == kBfloat16)
+        for (int64_t i = 0; i < in; ++i) out[i] = widened(static_cast<const uint16_t*>(w.data)[which * in + i]);
+    else
+        std::memcpy(out, static_cast<const float*>(w.data) + which * in, in * sizeof(float));
 }
 
 // gate = gelu(gate) * value, with GELU's tanh form written by the sigmoid: z / (1 + e^(-2u)).
@@ -193,4 +162,4 @@ KERNEL static void layer_norm(const float* x, const float* gamma, const float* b
     for (i = 0; i < size; ++i) out[i] = (x[i] - mean) * factor * gamma[i] + beta[i];
 }
 
-static const Kernels kernels = {linear, gated_gelu, attend, layer_norm};
+static const Kernels kernels = {linear, row, gated_gelu, attend, layer_norm};

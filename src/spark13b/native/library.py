@@ -10,9 +10,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from spark13b.errors import JobError
 from spark13b.native.build import cache_folder, library_name, source_folder
+from spark13b.native.matrix import BFLOAT16, Matrix
 
 LEVELS = ("baseline", "AVX2", "AVX-512")  # sets of instructions, by the library's numbers
 _LAYER = 18  # parameters of a layer
@@ -22,6 +24,13 @@ class _Shape(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("layers", "hidden", "heads", "mlp", "vocabulary", "positions")),
         ("epsilon", ctypes.c_float),
+    ]
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("data", "scales")),
+        *((name, ctypes.c_int32) for name in ("type", "group")),
     ]
 
 
@@ -36,31 +45,49 @@ class Found:
 class Weights:
     """A model's parameters where they lie in memory, which they must not leave as long as this is used.
 
-    `arrays`: the embedding (V, C), then each layer's 18 and the last norm's 2 in a checkpoint's order; `cos` and `sin`
-    (positions, D), sin with the minus of the first half. All float32. Raises ValueError for anything else.
+    `parameters`: the embedding (V, C), then each layer's 18 and the last norm's 2 in a checkpoint's order. Vectors are
+    float32 arrays, matrices a Matrix, or an array of float32 or bfloat16. `cos` and `sin` (positions, D), sin with the
+    minus of the first half. Raises ValueError for anything else.
     """
 
     def __init__(
-        self, arrays: Sequence[np.ndarray], cos: np.ndarray, sin: np.ndarray, heads: int, epsilon: float
+        self, parameters: Sequence[np.ndarray | Matrix], cos: np.ndarray, sin: np.ndarray, heads: int, epsilon: float
     ) -> None:
-        layers, rest = divmod(len(arrays) - 3, _LAYER)
+        layers, rest = divmod(len(parameters) - 3, _LAYER)
         if layers < 1 or rest:
-            raise ValueError(f"{len(arrays)} parameters are not those of a model")
-        vocabulary, hidden = arrays[0].shape
-        mlp = arrays[13].shape[0]
+            raise ValueError(f"{len(parameters)} parameters are not those of a model")
+        vocabulary, hidden = _two(parameters[0], "parameter 0")
+        mlp, _ = _two(parameters[13], "parameter 13")
         if heads < 1 or hidden % heads or hidden // heads % 2:
             raise ValueError(f"{heads} heads do not divide {hidden}")
         self.size = hidden // heads
         row, square = (hidden,), (hidden, hidden)
         layer = [row, row, *[square, row] * 4, row, row, *[(mlp, hidden), (mlp,)] * 2, (hidden, mlp), row]
-        shapes = [(vocabulary, hidden), *layer * layers, row, row, (len(cos), self.size), (len(cos), self.size)]
-        self._arrays = [*arrays, cos, sin]
-        for number, (array, shape) in enumerate(zip(self._arrays, shapes, strict=True)):
-            _check(array, shape, np.float32, f"parameter {number}")
+        shapes = [(vocabulary, hidden), *layer * layers, row, row]
+        self.matrices: list[Matrix] = []
+        self.vectors: list[np.ndarray] = []
+        for number, (parameter, shape) in enumerate(zip(parameters, shapes, strict=True)):
+            name = f"parameter {number}"
+            if len(shape) == 2:
+                matrix = parameter if isinstance(parameter, Matrix) else Matrix(parameter)
+                _check_matrix(matrix, shape, name)
+                self.matrices.append(matrix)
+            else:
+                assert isinstance(parameter, np.ndarray), name
+                _check(parameter, shape, np.float32, name)
+                self.vectors.append(parameter)
+        for table, name in ((cos, "cos"), (sin, "sin")):
+            _check(table, (len(cos), self.size), np.float32, name)
         self.layers, self.heads, self.vocabulary, self.positions = layers, heads, vocabulary, len(cos)
         self.shape = _Shape(layers, hidden, heads, mlp, vocabulary, len(cos), epsilon)
-        self.addresses = addresses_of(arrays)
         self.cos, self.sin = cos, sin
+        self._matrices = (_Matrix * len(self.matrices))(*map(_described, self.matrices))
+        self._vectors = addresses_of(self.vectors)
+
+    def pointers(self) -> tuple[int, ...]:
+        """Where C++ finds shape, matrices, vectors, cos and sin: the first arguments of its functions."""
+        arrays = (self._vectors, self.cos, self.sin)
+        return ctypes.addressof(self.shape), ctypes.addressof(self._matrices), *(one.ctypes.data for one in arrays)
 
 
 class Library:
@@ -74,7 +101,7 @@ class Library:
         self.level: int = loaded.spark_level()
         self._step = loaded.spark_decode_step
         pointer, number = ctypes.c_void_p, ctypes.c_int64
-        self._step.argtypes = [pointer] * 4 + [number, number] + [pointer] * 4 + [ctypes.c_int, ctypes.c_int]
+        self._step.argtypes = [pointer] * 5 + [number, number] + [pointer] * 4 + [ctypes.c_int, ctypes.c_int]
         self._step.restype = ctypes.c_int
 
     def step(
@@ -108,10 +135,8 @@ class Library:
         if not rings.all() or np.unique(rings).size < rings.size:
             raise ValueError("rings are missing, or the same for two texts")
         logits = np.empty((count, weights.vocabulary), np.float32)
-        arrays = (weights.addresses, weights.cos, weights.sin)
         status = self._step(
-            ctypes.addressof(weights.shape),
-            *(array.ctypes.data for array in arrays),
+            *weights.pointers(),
             count,
             slots,
             *(array.ctypes.data for array in (ids, positions, rings, logits)),
@@ -164,7 +189,25 @@ def _loaded(path: Path) -> Found:
         return Found(None, f"it does not load: {error}")
 
 
-def _check(array: np.ndarray, shape: tuple[int, ...], dtype: type[np.generic], name: str) -> None:
+def _two(parameter: np.ndarray | Matrix, name: str) -> tuple[int, ...]:
+    if len(parameter.shape) != 2:
+        raise ValueError(f"{name} is no matrix: {parameter.shape}")
+    return parameter.shape
+
+
+def _described(matrix: Matrix) -> _Matrix:
+    scales = None if matrix.scales is None else matrix.scales.ctypes.data
+    return _Matrix(matrix.array.ctypes.data, scales, matrix.type, matrix.group)
+
+
+def _check_matrix(matrix: Matrix, shape: tuple[int, ...], name: str) -> None:
+    dtype = matrix.array.dtype
+    if dtype not in (np.float32, np.uint16, BFLOAT16):
+        raise ValueError(f"{name} must be float32 or bfloat16; got {dtype}")
+    _check(matrix.array, shape, dtype, name)
+
+
+def _check(array: np.ndarray, shape: tuple[int, ...], dtype: npt.DTypeLike, name: str) -> None:
     if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
         found = f"{array.dtype} {array.shape}" + ("" if array.flags.c_contiguous else ", not contiguous")
         raise ValueError(f"{name} must be {np.dtype(dtype)} {shape}, and contiguous; got {found}")

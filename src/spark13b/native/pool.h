@@ -3,10 +3,22 @@
 // The caller works, too, and waits for pieces, not for threads: a thread that the system has put aside, because other
 // programs run, holds up no more than the one piece it has. (Barriers, such as OpenMP's, made a step ten times slower
 // as soon as something else ran on one of two cores.)
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#ifdef __linux__
+#include <sched.h>
+#endif
 
 class Pool {
   public:
-    // The pool of the process. It is never destroyed: its threads may sleep in it when the process ends.
+    // The pool of the process, of all source files. It is never destroyed: its threads may sleep in it when the process ends.
     static Pool& of_process() {
         static Pool* pool = new Pool;
         return *pool;

@@ -1,0 +1,20 @@
+// A matrix of weights as a checkpoint stores it: (outputs, inputs), row after row.
+#pragma once
+
+#include <cstdint>
+
+enum Type : int32_t {
+    kFloat32 = 0,
+    kBfloat16 = 1,  // the upper 16 bits of a float32
+    kInt8 = 2,
+    kInt4 = 3,
+};
+
+inline int bits_of(int32_t type) { return type == kFloat32 ? 32 : type == kBfloat16 ? 16 : type == kInt8 ? 8 : 4; }
+
+struct Matrix {
+    const void* data;
+    const void* scales;  // of whole numbers, (outputs, inputs / group); else null
+    int32_t type;        // a Type
+    int32_t group;       // inputs that share a scale; else 0
+};
