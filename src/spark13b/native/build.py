@@ -14,8 +14,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCES = ("decode.cpp",)  # what is compiled; the headers beside it belong to it
+SOURCES = ("decode.cpp", "products.cpp")  # what is compiled; the headers beside it belong to it
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden")
+LIBRARIES = ("-ldl",)
 _SECONDS = 300.0
 
 
@@ -65,7 +66,7 @@ def build(folder: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as workspace:
             made = Path(workspace) / target.name
             sources = [str(source_folder() / name) for name in SOURCES]
-            command = [*compiler, *FLAGS, *sources, "-o", str(made)]
+            command = [*compiler, *FLAGS, *sources, *LIBRARIES, "-o", str(made)]
             result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS)
             if result.returncode != 0:
                 said = result.stderr.decode(errors="replace").strip()

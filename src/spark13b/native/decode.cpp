@@ -12,26 +12,21 @@
 #include <new>
 #include <vector>
 
+#include "arithmetic.h"
 #include "levels.h"
 #include "model.h"
 #include "pool.h"
 
 namespace {
 
-struct Kernels {
-    void (*linear)(const Matrix& w, const float* bias, const float* x, int64_t texts, int64_t in, bool adds, float* y,
-                   int64_t y_stride, int64_t begin, int64_t end);
-    void (*row)(const Matrix& w, int64_t which, int64_t in, float* out);
-    void (*gated_gelu)(float* gate, const float* value, int64_t count);
-    void (*attend)(const float* q, const float* keys, const float* values, int64_t count, int64_t size, float* scores,
-                   float* out);
-    void (*layer_norm)(const float* x, const float* gamma, const float* beta, int64_t size, float epsilon, float* out);
-};
+using Kernels = Arithmetic;
 
 }  // namespace
 
 #define KERNELS_FILE "kernels.h"
 #include "each_level.h"
+
+const Arithmetic& arithmetic(int level) { return kernels_of(level); }
 
 namespace {
 
