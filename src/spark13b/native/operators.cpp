@@ -1,0 +1,141 @@
+// MindSpore's way in: functions for ops.Custom with func_type "aot". Its tensors are contiguous and on the host; each
+// function gets the addresses and shapes of its inputs and then of its outputs, and an error for MindSpore is any result
+// but 0. The first input is int64 numbers, of which the first two are threads and level.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "attention.h"
+#include "levels.h"
+#include "model.h"
+#include "optimizer.h"
+#include "pool.h"
+#include "training.h"
+
+namespace {
+
+struct Call {
+    void** data;
+    int64_t** shapes;
+    const int64_t* numbers;
+
+    const float* floats(int at) const { return static_cast<const float*>(data[at]); }
+    float* to(int at) const { return static_cast<float*>(data[at]); }
+    int threads() const { return static_cast<int>(numbers[0]); }
+    int level() const { return static_cast<int>(numbers[1]); }
+};
+
+float float_of(int64_t bits) {
+    const auto narrow = static_cast<uint32_t>(bits);
+    float value;
+    std::memcpy(&value, &narrow, sizeof value);
+    return value;
+}
+
+Call call_of(void** data, int64_t** shapes) { return {data, shapes, static_cast<const int64_t*>(data[0])}; }
+
+// numbers[2] is the window; q is tensor 1, (B, H, T, D)
+AttentionShape attention_of(const Call& call) {
+    const int64_t* q = call.shapes[1];
+    return {q[0], q[1], q[3], q[2], q[2], 0, call.numbers[2]};
+}
+
+template <class Number>
+Rows<Number> rows_of(Number* data, const AttentionShape& shape) {
+    return {data, shape.heads * shape.queries * shape.size, shape.queries * shape.size, shape.size};
+}
+
+// numbers: threads, level, heads, window, type, recompute, the bits of epsilon. Tensors behind them: ids, targets, mask,
+// factor, cos, sin, the weights; then the loss and, with `differentiates`, as many gradients as weights.
+int train(int count, void** data, int64_t** shapes, bool differentiates) {
+    constexpr int kBefore = 7;
+    const Call call = call_of(data, shapes);
+    const int weights = differentiates ? (count - kBefore - 1) / 2 : count - kBefore - 1;
+    if (weights < 21 || (weights - 3) % 18 || call.threads() < 1) return 1;
+    TrainingShape shape{};
+    shape.batch = shapes[1][0];
+    shape.tokens = shapes[1][1];
+    shape.layers = (weights - 3) / 18;
+    shape.vocabulary = shapes[kBefore][0];
+    shape.hidden = shapes[kBefore][1];
+    shape.mlp = shapes[kBefore + 13][0];
+    shape.heads = call.numbers[2];
+    shape.window = call.numbers[3];
+    shape.type = static_cast<int32_t>(call.numbers[4]);
+    shape.recompute = call.numbers[5] != 0;
+    shape.epsilon = float_of(call.numbers[6]);
+    Pool::Turn pool(Pool::of_process(), call.threads());
+    return train_batch(pool, call.level(), shape, reinterpret_cast<const float* const*>(data + kBefore), call.floats(5),
+                       call.floats(6), static_cast<const int32_t*>(data[1]), static_cast<const int32_t*>(data[2]),
+                       call.floats(3), *call.floats(4), call.to(kBefore + weights),
+                       differentiates ? reinterpret_cast<float* const*>(data + kBefore + weights + 1) : nullptr);
+}
+
+}  // namespace
+
+extern "C" {
+
+// numbers, q, k, v -> out, log_sums
+EXPORTED int spark_attention(int, void** data, int*, int64_t** shapes, const char**, void*, void*) {
+    const Call call = call_of(data, shapes);
+    const AttentionShape shape = attention_of(call);
+    if (!shape.valid() || call.threads() < 1) return 1;
+    Pool::Turn pool(Pool::of_process(), call.threads());
+    return attend_rows(pool, call.level(), shape, rows_of(call.floats(1), shape), rows_of(call.floats(2), shape),
+                       rows_of(call.floats(3), shape), rows_of(call.to(4), shape), call.to(5))
+               ? 0
+               : 2;
+}
+
+// numbers, q, k, v, out, log_sums, dout -> dq, dk, dv
+EXPORTED int spark_attention_gradient(int, void** data, int*, int64_t** shapes, const char**, void*, void*) {
+    const Call call = call_of(data, shapes);
+    const AttentionShape shape = attention_of(call);
+    if (!shape.valid() || call.threads() < 1) return 1;
+    Pool::Turn pool(Pool::of_process(), call.threads());
+    return attend_rows_gradient(pool, call.level(), shape, rows_of(call.floats(1), shape),
+                                rows_of(call.floats(2), shape), rows_of(call.floats(3), shape),
+                                rows_of(call.floats(4), shape), call.floats(5), rows_of(call.floats(6), shape),
+                                rows_of(call.to(7), shape), rows_of(call.to(8), shape), rows_of(call.to(9), shape))
+               ? 0
+               : 2;
+}
+
+EXPORTED int spark_loss(int count, void** data, int*, int64_t** shapes, const char**, void*, void*) {
+    return train(count, data, shapes, false);
+}
+
+EXPORTED int spark_loss_and_gradients(int count, void** data, int*, int64_t** shapes, const char**, void*, void*) {
+    return train(count, data, shapes, true);
+}
+
+// numbers: threads, level, the bits of beta1, beta2, epsilon and of the norm to clip to (0: none), whether gradients that
+// are not finite change nothing, then for each parameter whether it decays. Tensors behind them: rate, decay and loss scale,
+// (1,) each; parameters, m, v, all written in place; gradients. -> the norm of gradients / scale
+EXPORTED int spark_update(int count, void** data, int* sizes, int64_t** shapes, const char**, void*, void*) {
+    const Call call = call_of(data, shapes);
+    const int weights = (count - 5) / 4;
+    if (weights < 1 || count != 4 * weights + 5 || call.threads() < 1 || call.level() < 0 || call.level() > best_level())
+        return 1;
+    const float scale = *call.floats(3), clip = float_of(call.numbers[5]);
+    std::vector<Updated> all;
+    for (int at = 0; at < weights; ++at) {
+        int64_t numbers = 1;
+        for (int axis = 0; axis < sizes[4 + at]; ++axis) numbers *= shapes[4 + at][axis];
+        all.push_back({call.to(4 + at), call.to(4 + weights + at), call.to(4 + 2 * weights + at),
+                       call.floats(4 + 3 * weights + at), numbers, call.numbers[7 + at] != 0});
+    }
+    Pool::Turn pool(Pool::of_process(), call.threads());
+    const float norm = static_cast<float>(norm_of(pool, call.level(), all) / scale);
+    *call.to(count - 1) = norm;
+    if (call.numbers[6] != 0 && !std::isfinite(norm)) return 0;
+    AdamNumbers adam{*call.floats(1), 1.0f / scale, float_of(call.numbers[2]), float_of(call.numbers[3]),
+                     float_of(call.numbers[4])};
+    if (clip > 0.0f) adam.factor *= clip / (std::fmax(norm, clip) + 1e-6f);
+    update_weights(pool, call.level(), all, adam, *call.floats(2));
+    return 0;
+}
+
+}  // extern "C"

@@ -1,0 +1,26 @@
+// The loss of a batch and the gradients of all weights: the whole chain rule in one call.
+#pragma once
+
+#include <cstdint>
+
+#include "pool.h"
+
+struct TrainingShape {
+    int64_t batch, tokens;                            // texts, tokens of each
+    int64_t layers, hidden, heads, mlp, vocabulary;   // mlp: width of gate and value
+    int64_t window;
+    float epsilon;
+    int32_t type;  // of both sides of products and what is kept of them: kFloat32 or kBfloat16; sums are float32
+    bool recompute;  // keep nothing of a layer but its input
+
+    bool valid() const;
+};
+
+// weights, gradients: the embedding (V, C), 18 arrays of each layer and 2 of the last norm, in a checkpoint's order. cos,
+// sin: (tokens, D), the first half of sin negative. ids, targets, mask: (batch, tokens). `loss[0]` gets factor times the
+// sum of mask times the negative log likelihood, `loss[1]` the sum of mask where the target is the likeliest; gradients, of
+// loss[0], are written unless they are null.
+// -> 0; 1 for an argument out of its range; 2 when memory ends; 3 when oneDNN is missing or fails.
+int train_batch(Pool::Turn& pool, int level, const TrainingShape& shape, const float* const* weights, const float* cos,
+                const float* sin, const int32_t* ids, const int32_t* targets, const float* mask, float factor,
+                float* loss, float* const* gradients);
