@@ -16,7 +16,25 @@ from spark13b.model.rope import rope_table
 from spark13b.native import library as library_module
 from spark13b.native.build import BuildError, build, library_name
 from spark13b.native.library import Library, Weights, addresses_of, find_library, thread_count
-from spark13b.native.matrix import BFLOAT16
+from spark13b.native.matrix import BFLOAT16, Matrix
+from spark13b.native.packing import dequantize, quantize
+
+
+def as_stored(weights: np.ndarray, stored: str) -> Matrix:
+    """Weights in the number format `stored`: float32, bfloat16, or int8 or int4 with the group's size after a dash."""
+    name, _, group = stored.partition("-")
+    if group:
+        return quantize(np.ascontiguousarray(weights, np.float32), int(name.removeprefix("int")), int(group))
+    array = np.ascontiguousarray(weights, np.float32)
+    return Matrix(array if name == "float32" else array.astype(BFLOAT16).view(np.uint16))
+
+
+def widened(matrix: Matrix) -> np.ndarray:
+    """The same as float64."""
+    if matrix.group:
+        return dequantize(matrix).astype(np.float64)
+    bits = matrix.array.dtype == np.uint16
+    return (matrix.array.view(BFLOAT16) if bits else matrix.array).astype(np.float64)
 
 
 class Texts:
@@ -30,14 +48,11 @@ class Texts:
         self.slots = slots or self.config.cache_slots
         arrays = random_weights(self.config, seed=count)
         names = list(expected_shapes(self.config))
-        if stored == "bfloat16":
-            matrices = {name: arrays[name].astype(BFLOAT16) for name in names if arrays[name].ndim == 2}
-            arrays |= {name: array.astype(np.float32) for name, array in matrices.items()}
+        matrices = {name: as_stored(arrays[name], stored) for name in names if arrays[name].ndim == 2}
+        arrays |= {name: widened(matrix) for name, matrix in matrices.items()}
         self.twin = NumpyModel(self.config, arrays)
         cos, sin = (table.astype(np.float32) for table in rope_table(self.config))
-        ordered = {name: np.ascontiguousarray(arrays[name], np.float32) for name in names}
-        if stored == "bfloat16":
-            ordered |= {name: array.view(np.uint16) for name, array in matrices.items()}
+        ordered = {name: matrices.get(name, np.ascontiguousarray(arrays[name], np.float32)) for name in names}
         self.parameters = list(ordered.values())
         self.weights = Weights(self.parameters, cos, sin, self.config.num_heads, self.config.layernorm_epsilon)
         ring = (count, self.config.num_layers, 2, self.config.num_heads * self.slots, self.config.head_size)
@@ -87,15 +102,33 @@ def test_logits_are_those_of_the_formulas_for_odd_shapes_on_every_set_of_instruc
         np.testing.assert_allclose(grown(texts, ids, level=level), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "shape", [{}, {"hidden_size": 72, "num_heads": 2}, {"hidden_size": 10, "num_heads": 1}], ids=str
-)
-def test_bfloat16_weights_are_widened_and_all_sums_are_float32(native_library: Library, shape: dict[str, int]) -> None:
-    texts = Texts(native_library, 9, stored="bfloat16", **shape)
-    ids = random_ids(9, 12)
-    expected = texts.twin.logits(ids)
+TYPES = ("bfloat16", *(f"int{bits}-{group}" for bits in (8, 4) for group in (32, 64, 128)))
+WHOLE = {"hidden_size": 256, "num_heads": 4, "ffn_hidden_size": 768}  # widths that every type can have
+
+
+@pytest.mark.parametrize("stored", TYPES)
+def test_weights_of_every_type_are_widened_exactly_and_all_sums_are_float32(
+    native_library: Library, stored: str
+) -> None:
+    """The independent model computes with what the weights stand for, in float64."""
+    for shape in [WHOLE] if "-" in stored else [{}, {"hidden_size": 72, "num_heads": 2}]:
+        texts = Texts(native_library, 9, stored=stored, **shape)
+        ids = random_ids(9, 12)
+        expected = texts.twin.logits(ids)
+        for level in range(native_library.level + 1):
+            np.testing.assert_allclose(grown(texts, ids, level=level), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("stored", ["float32", *TYPES])
+def test_a_text_has_the_same_bits_alone_in_company_and_with_two_threads_whatever_the_type(
+    native_library: Library, stored: str
+) -> None:
+    texts = Texts(native_library, 9, stored=stored, vocab_size=301, **WHOLE)
+    ids = random_ids(9, 3)
     for level in range(native_library.level + 1):
-        np.testing.assert_allclose(grown(texts, ids, level=level), expected, atol=1e-4)
+        together = grown(texts, ids, level=level, threads=2)
+        for count in range(1, 9):
+            np.testing.assert_array_equal(grown(texts, ids[:count], level=level), together[:count])
 
 
 @pytest.mark.parametrize("hidden", [96, 192])  # one piece of work for a product, and several
@@ -163,7 +196,7 @@ class TestRefusedBeforeTheLibraryIsCalled:
 
     def test_parameters_of_another_type_shape_or_layout(self, native_library: Library) -> None:
         texts = Texts(native_library, 1)
-        good = texts.parameters
+        good = [one.array if isinstance(one, Matrix) else one for one in texts.parameters]
         tables = (texts.weights.cos, texts.weights.sin)
         for number, wrong in (
             (3, good[3].astype(np.float64)),

@@ -4,73 +4,51 @@
 // computes it. A dot product is one vector accumulator from left to right, then its lanes by halves. Weights of any type
 // are widened to float32; inputs, products and sums are float32.
 
+#include "stored.h"
+
 // ROWS rows of W by TEXTS rows of x. Several at once, since one chain of additions waits 4 cycles for each.
-template <int ROWS, int TEXTS, class Element>
-KERNEL static inline void dots(const Element* w, const float* x, int64_t in, const float* bias, bool adds, float* y,
-                               int64_t y_stride) {
+template <class Stored, int ROWS, int TEXTS>
+KERNEL static inline void dots(const Matrix& w, int64_t o, const float* x, int64_t in, const float* bias, bool adds,
+                               float* y, int64_t y_stride) {
     Vector sums[ROWS][TEXTS] = {};
-    int64_t i = 0;
-    for (; i + LANES <= in; i += LANES) {
-        Vector weights[ROWS];
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) {
-            weights[r] = load(w + r * in + i);
-            // With many texts a row takes longer than the processor looks ahead by itself: ask for the next rows
-            if (TEXTS > 2) __builtin_prefetch(w + (r + ROWS) * in + i);
-        }
-#pragma GCC unroll 8
-        for (int t = 0; t < TEXTS; ++t) {
-            const Vector inputs = load(x + t * in + i);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; ++r) sums[r][t] += weights[r] * inputs;
-        }
-    }
-    if (i < in)
-        for (int t = 0; t < TEXTS; ++t) {
-            const Vector inputs = load_some(x + t * in + i, in - i);
-            for (int r = 0; r < ROWS; ++r) sums[r][t] += load_some(w + r * in + i, in - i) * inputs;
-        }
+    Stored::template add<ROWS, TEXTS>(w, o, x, in, sums);
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
         for (int t = 0; t < TEXTS; ++t) {
             float value = sum_of(sums[r][t]);
-            if (bias) value += bias[r];
-            float& out = y[t * y_stride + r];
+            if (bias) value += bias[o + r];
+            float& out = y[t * y_stride + o + r];
             out = adds ? out + value : value;
         }
 }
 
-// As many accumulators as registers hold: 32 with AVX-512, else 16.
-template <int TEXTS, class Element>
-KERNEL static inline void dots_of_rows(const Element* w, const float* x, int64_t in, const float* bias, bool adds,
+template <class Stored, int TEXTS>
+KERNEL static inline void dots_of_rows(const Matrix& w, const float* x, int64_t in, const float* bias, bool adds,
                                        float* y, int64_t y_stride, int64_t begin, int64_t end) {
-    constexpr int ROWS = TEXTS <= 2 ? 4 : (LANES == 16 || TEXTS <= 4) ? 2 : 1;
+    constexpr int ROWS = Stored::rows(TEXTS);
     int64_t o = begin;
-    for (; o + ROWS <= end; o += ROWS)
-        dots<ROWS, TEXTS>(w + o * in, x, in, bias ? bias + o : nullptr, adds, y + o, y_stride);
-    for (; o < end; ++o) dots<1, TEXTS>(w + o * in, x, in, bias ? bias + o : nullptr, adds, y + o, y_stride);
+    for (; o + ROWS <= end; o += ROWS) dots<Stored, ROWS, TEXTS>(w, o, x, in, bias, adds, y, y_stride);
+    for (; o < end; ++o) dots<Stored, 1, TEXTS>(w, o, x, in, bias, adds, y, y_stride);
 }
 
 // Weights are read from memory once for all texts: in pieces that stay in the second cache.
-template <class Element>
-KERNEL static void linear_of(const Element* w, const float* bias, const float* x, int64_t texts, int64_t in, bool adds,
+template <class Stored>
+KERNEL static void linear_of(const Matrix& w, const float* bias, const float* x, int64_t texts, int64_t in, bool adds,
                              float* y, int64_t y_stride, int64_t begin, int64_t end) {
-    const int64_t piece = texts <= 8 ? end - begin : std::max<int64_t>(8, (1 << 16) / in);
+    const int64_t piece = texts <= 8 ? end - begin : std::max<int64_t>(8, (1 << 21) / (in * bits_of(w.type)));
     for (int64_t o = begin; o < end; o += piece) {
         const int64_t stop = std::min(end, o + piece);
-        for (int64_t t = 0; t < texts; t += 8) {
+        for (int64_t t = 0, now; t < texts; t += now) {
             const float* from = x + t * in;
             float* to = y + t * y_stride;
-            switch (std::min<int64_t>(8, texts - t)) {
-                case 1: dots_of_rows<1>(w, from, in, bias, adds, to, y_stride, o, stop); break;
-                case 2: dots_of_rows<2>(w, from, in, bias, adds, to, y_stride, o, stop); break;
-                case 3: dots_of_rows<3>(w, from, in, bias, adds, to, y_stride, o, stop); break;
-                case 4: dots_of_rows<4>(w, from, in, bias, adds, to, y_stride, o, stop); break;
-                case 5: dots_of_rows<5>(w, from, in, bias, adds, to, y_stride, o, stop); break;
-                case 6: dots_of_rows<6>(w, from, in, bias, adds, to, y_stride, o, stop); break;
-                case 7: dots_of_rows<7>(w, from, in, bias, adds, to, y_stride, o, stop); break;
-                default: dots_of_rows<8>(w, from, in, bias, adds, to, y_stride, o, stop);
+            now = texts - t >= 8 ? 8 : std::min<int64_t>(4, texts - t);  // more sizes would double the library
+            switch (now) {
+                case 1: dots_of_rows<Stored, 1>(w, from, in, bias, adds, to, y_stride, o, stop); break;
+                case 2: dots_of_rows<Stored, 2>(w, from, in, bias, adds, to, y_stride, o, stop); break;
+                case 3: dots_of_rows<Stored, 3>(w, from, in, bias, adds, to, y_stride, o, stop); break;
+                case 4: dots_of_rows<Stored, 4>(w, from, in, bias, adds, to, y_stride, o, stop); break;
+                default: dots_of_rows<Stored, 8>(w, from, in, bias, adds, to, y_stride, o, stop);
             }
         }
     }
@@ -79,18 +57,22 @@ KERNEL static void linear_of(const Element* w, const float* bias, const float* x
 // y = x W^T + b, or y += that, for the outputs `begin` to `end`: W (outputs, in), x (texts, in), y (texts, y_stride).
 KERNEL static void linear(const Matrix& w, const float* bias, const float* x, int64_t texts, int64_t in, bool adds,
                           float* y, int64_t y_stride, int64_t begin, int64_t end) {
-    if (w.type == kBfloat16)
-        linear_of(static_cast<const uint16_t*>(w.data), bias, x, texts, in, adds, y, y_stride, begin, end);
-    else
-        linear_of(static_cast<const float*>(w.data), bias, x, texts, in, adds, y, y_stride, begin, end);
+    switch (w.type) {
+        case kFloat32: linear_of<StoredNumbers<float>>(w, bias, x, texts, in, adds, y, y_stride, begin, end); break;
+        case kBfloat16: linear_of<StoredNumbers<uint16_t>>(w, bias, x, texts, in, adds, y, y_stride, begin, end); break;
+        case kInt8: linear_of<StoredInt8>(w, bias, x, texts, in, adds, y, y_stride, begin, end); break;
+        case kInt4: linear_of<StoredInt4>(w, bias, x, texts, in, adds, y, y_stride, begin, end); break;
+    }
 }
 
 // Row `which` of W (outputs, in) -> out (in).
 KERNEL static void row(const Matrix& w, int64_t which, int64_t in, float* out) {
-    if (w.type == kBfloat16)
-        for (int64_t i = 0; i < in; ++i) out[i] = widened(static_cast<const uint16_t*>(w.data)[which * in + i]);
-    else
-        std::memcpy(out, static_cast<const float*>(w.data) + which * in, in * sizeof(float));
+    switch (w.type) {
+        case kFloat32: StoredNumbers<float>::row(w, which, in, out); break;
+        case kBfloat16: StoredNumbers<uint16_t>::row(w, which, in, out); break;
+        case kInt8: StoredInt8::row(w, which, in, out); break;
+        case kInt4: StoredInt4::row(w, which, in, out); break;
+    }
 }
 
 // gate = gelu(gate) * value, with GELU's tanh form written by the sigmoid: z / (1 + e^(-2u)).
@@ -113,7 +95,8 @@ KERNEL static void attend(const float* q, const float* keys, const float* values
                           float* scores, float* out) {
     float most = -std::numeric_limits<float>::infinity();
     for (int64_t s = 0; s < count; ++s) {
-        dots<1, 1>(keys + s * size, q, size, nullptr, false, scores + s, 1);
+        const Matrix key = {keys + s * size, nullptr, kFloat32, 0};
+        dots<StoredNumbers<float>, 1, 1>(key, 0, q, size, nullptr, false, scores + s, 1);
         most = std::max(most, scores[s]);
     }
     Vector sums = {};

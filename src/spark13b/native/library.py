@@ -15,6 +15,7 @@ import numpy.typing as npt
 from spark13b.errors import JobError
 from spark13b.native.build import cache_folder, library_name, source_folder
 from spark13b.native.matrix import BFLOAT16, Matrix
+from spark13b.native.packing import GROUPS, fits
 
 LEVELS = ("baseline", "AVX2", "AVX-512")  # sets of instructions, by the library's numbers
 _LAYER = 18  # parameters of a layer
@@ -201,10 +202,28 @@ def _described(matrix: Matrix) -> _Matrix:
 
 
 def _check_matrix(matrix: Matrix, shape: tuple[int, ...], name: str) -> None:
+    if matrix.group:
+        check_quantized(matrix, name)
+        if matrix.shape != shape:
+            raise ValueError(f"{name} must be {shape}; got {matrix.shape}")
+        return
     dtype = matrix.array.dtype
     if dtype not in (np.float32, np.uint16, BFLOAT16):
         raise ValueError(f"{name} must be float32 or bfloat16; got {dtype}")
     _check(matrix.array, shape, dtype, name)
+
+
+def check_quantized(matrix: Matrix, name: str) -> None:
+    """Raise ValueError where the arrays of a matrix of int8 or int4 are not of one another's shape."""
+    bits = {"int8": 8, "uint8": 4}.get(matrix.array.dtype.name, 0)
+    if not bits or matrix.scales is None or matrix.array.ndim != 2 or matrix.group not in GROUPS:
+        raise ValueError(f"{name} is no int8 or int4 with scales of a group of {matrix.group}")
+    outputs, inputs = matrix.shape
+    if not fits(inputs, bits, matrix.group):
+        raise ValueError(f"{name} has rows of {inputs}, which {bits} bits in groups of {matrix.group} do not fit")
+    _check(matrix.array, matrix.array.shape, matrix.array.dtype, name)
+    scales = matrix.scales
+    _check(scales, (outputs, inputs // matrix.group), np.uint16 if scales.dtype == np.uint16 else BFLOAT16, name)
 
 
 def _check(array: np.ndarray, shape: tuple[int, ...], dtype: npt.DTypeLike, name: str) -> None:

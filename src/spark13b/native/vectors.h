@@ -2,7 +2,6 @@
 
 typedef float Vector __attribute__((vector_size(LANES * 4)));
 typedef int32_t Integers __attribute__((vector_size(LANES * 4)));
-typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
 
 KERNEL static inline Vector splat(float value) { return value - Vector{}; }
 
@@ -19,15 +18,29 @@ KERNEL static inline Vector load_some(const float* from, int64_t count) {
     return load(all);
 }
 
-// bfloat16 -> float32, exact: the upper half of each lane.
-KERNEL static inline Vector load(const uint16_t* from) {
-    Halves v;
-    std::memcpy(&v, from, sizeof v);
-    const Integers wide = __builtin_convertvector(v, Integers) << 16;
-    Vector all;
-    std::memcpy(&all, &wide, sizeof all);
-    return all;
+// Whole numbers of 8 and 16 bits, widened. (GCC 12 takes __builtin_convertvector apart, number by number.)
+KERNEL static inline Integers widened_bytes(const int8_t* from) {
+#if LEVEL == 2
+    return (Integers)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from));
+#elif LEVEL == 1
+    return (Integers)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from));
+#else
+    return Integers{from[0], from[1], from[2], from[3]};
+#endif
 }
+
+KERNEL static inline Integers widened_halves(const uint16_t* from) {
+#if LEVEL == 2
+    return (Integers)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from));
+#elif LEVEL == 1
+    return (Integers)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from));
+#else
+    return Integers{from[0], from[1], from[2], from[3]};
+#endif
+}
+
+// bfloat16 -> float32, exact: the upper half of each lane.
+KERNEL static inline Vector load(const uint16_t* from) { return (Vector)(widened_halves(from) << 16); }
 
 KERNEL static inline float widened(uint16_t from) {
     const uint32_t wide = static_cast<uint32_t>(from) << 16;
@@ -35,6 +48,12 @@ KERNEL static inline float widened(uint16_t from) {
     std::memcpy(&one, &wide, sizeof one);
     return one;
 }
+
+KERNEL static inline Vector splat_widened(uint16_t from) {
+    return (Vector)((static_cast<int32_t>(static_cast<uint32_t>(from) << 16)) - Integers{});
+}
+
+KERNEL static inline float widened(float from) { return from; }
 
 KERNEL static inline Vector load_some(const uint16_t* from, int64_t count) {
     float all[LANES] = {};
@@ -44,12 +63,20 @@ KERNEL static inline Vector load_some(const uint16_t* from, int64_t count) {
 
 KERNEL static inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
 
+// Lanes by halves: i and i + 8, then i and i + 4, ...
 KERNEL static inline float sum_of(Vector v) {
-    float lanes[LANES];
-    store(lanes, v);
-    for (int width = LANES / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-    return lanes[0];
+#if LEVEL == 2
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
+#elif LEVEL == 1
+    const __m256 eight = (__m256)v;
+#endif
+#if LEVEL > 0
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
+    return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
 }
 
 // e^x to 2 units in the last place: 2^n e^r with |r| <= ln(2) / 2, a polynomial of degree 7 (Cephes' coefficients).

@@ -1,0 +1,110 @@
+"""Weights as int8 or int4 with a scale for each group of inputs: round them, pack them for the library, and back.
+
+A weight is a level, a whole number from -127 to 127, by its group's scale, a bfloat16; the product is exact in float32.
+An int8 weight is its level. An int4 weight is the number of one of the 16 `LEVELS`, which lie closer where weights are
+dense. Their places were fitted to groups of 64 normal and t-distributed numbers: at 4 bits the squared error is 0.82 of
+that with equal distances for normal weights, 0.62 for those of 5 degrees of freedom.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spark13b.native.matrix import BFLOAT16, Matrix
+
+GROUPS = (32, 64, 128)  # inputs that may share a scale
+BLOCK = 128  # int4 weights that are packed together (stored.h)
+LEVELS = np.array([-127, -92, -69, -51, -36, -23, -12, -1, 9, 19, 30, 42, 55, 70, 88, 111], np.int8)  # weights.h
+_NEAREST = np.abs(LEVELS[:, None].astype(np.int32) - np.arange(-128, 129)).argmin(axis=0).astype(np.uint8)
+_STRETCHES = (0.75, 0.83, 0.91, 0.99, 1.07)  # scales that are tried, of the one that reaches the largest number
+_NUMBERS = 1 << 16  # rounded at once: they stay in the processor's second cache
+
+
+def fits(inputs: int, bits: int, group: int) -> bool:
+    """Whether rows of so many inputs can be packed; the others are kept as they are."""
+    return inputs > 0 and inputs % (group if bits == 8 else BLOCK) == 0
+
+
+def quantize(weights: np.ndarray, bits: int, group: int) -> Matrix:
+    """Round `weights` (outputs, inputs), float32 and finite, to 8 or 4 bits: a Matrix that the library reads.
+
+    Scales of 8 bits reach the largest number of their group; those of 4 bits are the best of ten by the squared error.
+    """
+    outputs, inputs = weights.shape
+    if bits not in (8, 4) or group not in GROUPS or not fits(inputs, bits, group):
+        raise ValueError(f"{outputs}x{inputs} weights cannot have {bits} bits in groups of {group}")
+    array = np.empty((outputs, inputs if bits == 8 else inputs // 2), np.int8 if bits == 8 else np.uint8)
+    scales = np.empty((outputs, inputs // group), BFLOAT16)
+    rows = max(1, _NUMBERS // inputs)
+    for start in range(0, outputs, rows):
+        now = slice(start, start + rows)
+        groups = weights[now].reshape(-1, group)
+        levels, found = _rounded8(groups) if bits == 8 else _rounded4(groups)
+        scales[now] = found.reshape(-1, inputs // group)
+        array[now] = levels.reshape(-1, inputs) if bits == 8 else pack(levels.reshape(-1, inputs))
+    return Matrix(array, scales, group)
+
+
+def dequantize(matrix: Matrix) -> np.ndarray:
+    """What the weights of int8 or int4 stand for: (outputs, inputs) float32."""
+    assert matrix.scales is not None
+    levels = matrix.array if matrix.array.dtype == np.int8 else LEVELS[unpack(matrix.array)]
+    groups = levels.astype(np.float32).reshape(*matrix.scales.shape, matrix.group)
+    groups *= matrix.scales.view(BFLOAT16).astype(np.float32)[..., None]
+    return groups.reshape(matrix.shape)
+
+
+def pack(numbers: np.ndarray) -> np.ndarray:
+    """Numbers 0 to 15 (rows, inputs), uint8 -> (rows, inputs / 2).
+
+    Of a block of 128, the four bits j of the 32-bit lane l are number 16 j + l.
+    """
+    blocks = numbers.reshape(-1, 4, 2, 16)
+    return (blocks[:, :, 0] | blocks[:, :, 1] << 4).transpose(0, 2, 1).reshape(len(numbers), -1)
+
+
+def unpack(packed: np.ndarray) -> np.ndarray:
+    """The way back: (rows, inputs / 2) -> (rows, inputs)."""
+    pairs = packed.reshape(-1, 16, 4).transpose(0, 2, 1)
+    return np.stack((pairs & 15, pairs >> 4), axis=2).reshape(len(packed), -1)
+
+
+def _rounded8(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Groups (N, G) -> levels (N, G) int8, scales (N,)."""
+    scales = _as_scale(np.abs(groups).max(axis=1) / 127)
+    return np.clip(np.rint(groups / _wide(scales)), -127, 127).astype(np.int8), scales
+
+
+def _rounded4(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Groups (N, G) -> numbers of levels (N, G) uint8, scales (N,).
+
+    The largest number of a group comes to lie at one end of the levels or at the other, or a little beyond: scales may
+    be negative.
+    """
+    rows = np.arange(len(groups))
+    largest = groups[rows, np.abs(groups).argmax(axis=1)]
+    best = np.full(len(groups), np.inf, np.float32)
+    numbers, scales = np.zeros(groups.shape, np.uint8), np.ones(len(groups), BFLOAT16)
+    levels = LEVELS.astype(np.float32)
+    for end in (levels[0], levels[-1]):
+        for stretch in _STRETCHES:
+            tried = _as_scale(largest * np.float32(stretch / end))
+            wide = _wide(tried)
+            places = np.rint(np.clip(groups / wide, -128, 128)).astype(np.int16)
+            nearest = _NEAREST[places + 128]
+            gaps = levels[nearest] * wide - groups
+            errors = np.einsum("ng,ng->n", gaps, gaps)
+            better = errors < best
+            best[better], numbers[better], scales[better] = errors[better], nearest[better], tried[better]
+    return numbers, scales
+
+
+def _as_scale(scales: np.ndarray) -> np.ndarray:
+    """Rounded to bfloat16, with a scale for groups of zeros, too, and for those that vanish beside the least number."""
+    rounded = scales.astype(np.float32).astype(BFLOAT16)
+    rounded[np.abs(rounded.astype(np.float32)) < 1e-30] = 1e-30
+    return rounded
+
+
+def _wide(scales: np.ndarray) -> np.ndarray:
+    return scales.astype(np.float32)[:, None]
