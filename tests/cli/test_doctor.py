@@ -129,9 +129,9 @@ def only(findings: list[Finding], name: str) -> Finding:
 def test_a_cpu_machine_is_healthy_and_a_preset_that_fits_is_said_to(tmp_path):
     # the one test with the real MindSpore
     command = [sys.executable, "-m", "spark13b", "doctor", "--preset", "cpu-tiny-sft", "--json"]
-    start = time.monotonic()
+    before = os.times()
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    seconds = time.monotonic() - start
+    after = os.times()
     report = json.loads(result.stdout)
     assert (result.returncode, report["healthy"], result.stderr) == (0, True, "")
     findings = [Finding(**one) for one in report["findings"]]
@@ -143,7 +143,8 @@ def test_a_cpu_machine_is_healthy_and_a_preset_that_fits_is_said_to(tmp_path):
     )
     assert {states(findings)[name] for name in ("driver", "hccn", "cann", "acctransformer")} == {"missing"}
     assert list(tmp_path.iterdir()) == []  # MindSpore leaves files where it runs
-    assert seconds < 15  # 3 s on an idle machine
+    # the processor's time, 3 s: that of the clock is also the work of others
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 15
 
 
 def test_a_sound_atlas_is_all_ok_and_its_presets_fit(atlas):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -39,17 +38,18 @@ print("heavy:", heavy, "status:", status)
     assert "Example:" in result.stdout
 
 
-def test_help_takes_less_than_two_and_a_half_times_the_import_of_its_libraries():
+def test_help_takes_less_than_one_and_a_half_times_the_import_of_its_libraries():
+    """`typer.rich_utils`, which draws help pages, alone takes more than twice the time of typer and rich."""
     def seconds(command: list[str]) -> float:
         start = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)
         return time.perf_counter() - start
 
     base, own = [], []
-    for _ in range(7):  # by turns: the machine is shared
-        base.append(seconds([sys.executable, "-c", "import typer, rich"]))
+    for _ in range(5):  # by turns, and the best of each: the machine is shared
+        base.append(seconds([sys.executable, "-c", "import typer, rich, typer.rich_utils"]))
         own.append(seconds([sys.executable, "-m", "spark13b", "--help"]))
-    assert statistics.median(own) < 2.5 * statistics.median(base)
+    assert min(own) < 1.5 * min(base)
 
 
 def test_the_version_goes_to_stdout():

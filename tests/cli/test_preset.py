@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -200,8 +199,8 @@ def test_list_takes_less_than_two_and_a_half_times_the_import_of_typer_and_rich(
         subprocess.run([sys.executable, *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL, check=True)
         return time.perf_counter() - start
 
-    pairs = [(seconds("-c", "import typer, rich"), seconds("-m", "spark13b", "preset", "list")) for _ in range(9)]
-    base, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
+    pairs = [(seconds("-c", "import typer, rich"), seconds("-m", "spark13b", "preset", "list")) for _ in range(5)]
+    base, ours = (min(times) for times in zip(*pairs, strict=True))  # the best of each: the machine is shared
     assert ours < 2.5 * base
 
 
