@@ -107,7 +107,6 @@ BROKEN: list[tuple[str, list[str], str, str]] = [
         "of 8",
     ),
     ("800-sft", ["model.param_init_type=bfloat16"], "model.param_init_type: the 910A has no bfloat16", "float16"),
-    ("cpu-tiny-sft", ["model.compute_type=bfloat16"], "model.compute_type: MindSpore has no bfloat16", "float32"),
     (
         "cpu-tiny-sft",
         ["model.compute_type=float16"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -18,7 +17,8 @@ import pytest
 from infer.small_model import random_texts, small_model
 from model.numpy_model import NumpyModel
 from spark13b.config.model import SparkConfig
-from spark13b.infer.decoder import READING, Decoder
+from spark13b.infer.decoder import Decoder
+from spark13b.infer.decoding import READING, Decoding
 from spark13b.model import SparkForCausalLM
 from spark13b.model.kv_cache import KVCache
 
@@ -37,14 +37,14 @@ def decoder(windowed: Pair) -> Decoder:
     return Decoder(windowed[0], slots=8, seats=3, chunk=16)
 
 
-def read(decoder: Decoder, text: list[int], part: int = 16) -> np.ndarray:
+def read(decoder: Decoding, text: list[int], part: int = 16) -> np.ndarray:
     """Read a text in parts -> logits after it."""
     for start in range(0, len(text), part):
         logits = decoder.read(text[start : start + part], start)
     return logits
 
 
-def check_growth(decoder: Decoder, twin: NumpyModel, texts: list[list[int]], starts: list[int]) -> None:
+def check_growth(decoder: Decoding, twin: NumpyModel, texts: list[list[int]], starts: list[int]) -> None:
     """Read the first `starts` tokens of the texts, feed the rest together: all logits are the full pass's."""
     full = [twin.logits(np.array([text]))[0] for text in texts]
     seats = list(range(1, len(texts) + 1))
@@ -214,7 +214,7 @@ def test_a_step_costs_the_same_at_token_10_and_at_token_10000() -> None:
 
     seconds(10)
     pairs = [(seconds(10), seconds(10_000)) for _ in range(40)]
-    early, late = (statistics.median(times) for times in zip(*pairs, strict=True))
+    early, late = (min(times) for times in zip(*pairs, strict=True))  # the best of each: the machine is shared
     assert late < 1.5 * early
     assert early < 1.5 * late
 

@@ -15,8 +15,10 @@ from spark13b.ckpt import open_checkpoint, write_checkpoint
 from spark13b.ckpt.adapters import AdapterCard, open_adapters, write_adapters
 from spark13b.ckpt.merging import merged
 from spark13b.config.sections import LoraConfig
+from spark13b.errors import InputError
 from spark13b.infer.session import Session, find_model
 from spark13b.model.names import adapter_shapes, expected_shapes
+from spark13b.native.library import Found, Library
 from spark13b.run_folder import weights_of
 
 LORA = LoraConfig(rank=2, alpha=16, targets="q_proj|fc2")
@@ -47,6 +49,31 @@ def test_weights_of_any_format_become_parameters_of_the_compute_type(
         np.testing.assert_array_equal(parameter.asnumpy(), arrays[name].astype(own), err_msg=name)
 
 
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_where_the_native_library_computes_answers_come_without_mindspore(
+    kind: str, run: Path, native_library: Library
+) -> None:
+    """The library is of this source in the user's cache, too."""
+    program = f"""
+import sys
+from pathlib import Path
+from spark13b.infer import loading
+from spark13b.native.library import Found, Library
+loading.find_library = lambda: Found(Library(Path({str(native_library.path)!r})), "")
+from spark13b.errors import InputError
+from spark13b.infer.session import Session, find_model
+session = Session(find_model(Path({str(run)!r}), None, None, {{}}, ["model.compute_type={kind}"]))
+print(session.answer("你好").new_tokens)
+assert "mindspore" not in sys.modules
+print(session.choices())
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    tokens, choices = result.stdout.splitlines()
+    assert int(tokens) > 0
+    assert choices.startswith("answers by the native library (")
+
+
 def test_adapters_that_are_added_at_load_give_the_weights_of_a_merged_checkpoint(run: Path, tmp_path: Path) -> None:
     config = find_model(run, None, None, {}, ()).preset.model
     rng = np.random.default_rng(1)
@@ -57,8 +84,8 @@ def test_adapters_that_are_added_at_load_give_the_weights_of_a_merged_checkpoint
     write_adapters(adapter, arrays, AdapterCard(lora=LORA))
     folded, beside, bare = load(run, adapter=adapter, fold=True), load(run, adapter=adapter), load(run)
     with merged(open_checkpoint(weights_of(run)), open_adapters(adapter)) as expected:
-        for name, parameter in folded.model.weights().items():
-            np.testing.assert_array_equal(parameter.asnumpy(), expected[name], err_msg=name)
+        for name, array in folded.model.weights().items():
+            np.testing.assert_array_equal(array, expected[name], err_msg=name)
     said = [session.answer("你好").predict for session in (folded, beside, bare)]
     assert said[0] == said[1] != said[2]
 
@@ -72,6 +99,7 @@ def test_loading_holds_no_weight_twice(run: Path, tmp_path: Path) -> None:
     program = f"""
 from pathlib import Path
 from spark13b.infer.loading import load_model
+from spark13b.errors import InputError
 from spark13b.infer.session import find_model
 
 def status(name):
@@ -89,3 +117,9 @@ print(status("VmHWM") - before)
     weights = 4 * sum(int(np.prod(shape)) for shape in expected_shapes(config).values())
     assert weights > 150e6
     assert int(result.stdout.splitlines()[-1]) * 1024 < 1.1 * weights
+
+
+def test_bfloat16_on_a_cpu_without_the_native_library_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spark13b.infer.loading.find_library", lambda: Found(None, "it is not built"))
+    with pytest.raises(InputError, match="MindSpore has no bfloat16 matrix products on a CPU"):
+        load(run, "model.compute_type=bfloat16")

@@ -1,18 +1,19 @@
-"""Decode by the native library beside MindSpore's decoder, the full forward pass and the original's golden tokens."""
+"""Answers of the native library beside MindSpore's decoder, the full forward pass and the original's golden tokens."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from infer.small_model import random_texts, small_model
+from infer.small_model import native_model, random_texts, small_model
 from infer.test_decoder import check_growth, read
 from model.golden_config import golden_config
 from spark13b.config.sections import GenerationConfig, LoraConfig
 from spark13b.infer import native_decoder
-from spark13b.infer.decoder import READING, Decoder
+from spark13b.infer.decoder import Decoder
+from spark13b.infer.decoding import READING
 from spark13b.infer.engine import Engine
-from spark13b.infer.native_decoder import NativeDecoder, describe, make_decoder, why_not
+from spark13b.infer.native_decoder import NativeDecoder, describe, make_decoder, native_model_of, why_not
 from spark13b.infer.requests import Request
 from spark13b.model import SparkForCausalLM
 from spark13b.model.transformer import Setup
@@ -21,25 +22,27 @@ from spark13b.native.library import Found, Library
 Golden = dict[str, np.ndarray]
 
 
-def test_texts_grow_past_the_window_as_in_the_full_pass_and_as_with_mindspore(native_library: Library) -> None:
-    model, twin = small_model(window=8, context=64)
-    native = NativeDecoder(model, 8, 3, 16, native_library)
-    check_growth(native, twin, random_texts(34, 37, 30), [2, 5, 1])
-    check_growth(native, twin, random_texts(50, 20, 24), [33, 3, 9])
-    check_growth(native, twin, random_texts(30, 30, 30), [16, 15, 17])
+def test_texts_grow_past_the_window_as_in_the_full_pass(native_library: Library) -> None:
+    model, twin = native_model(native_library, window=8, context=64)
+    decoder = NativeDecoder(model, 8, 3, 16)
+    check_growth(decoder, twin, random_texts(34, 37, 30), [2, 5, 1])
+    check_growth(decoder, twin, random_texts(50, 20, 24), [33, 3, 9])
+    check_growth(decoder, twin, random_texts(30, 30, 30), [16, 15, 17])
+
+
+def test_prompts_and_steps_give_mindspores_logits(native_library: Library) -> None:
+    model, _ = small_model(window=8, context=64)
     (text,) = random_texts(37)
-    plain = Decoder(model, 8, 3, 16)
-    for decoder in (native, plain):
-        read(decoder, text[:11])
-    for at in range(11, 37):
+    plain, native = Decoder(model, 8, 0, 16), NativeDecoder(native_model_of(model, native_library), 8, 0, 16)
+    np.testing.assert_allclose(read(native, text[:27]), read(plain, text[:27]), atol=1e-4)
+    for at in range(27, 37):
         expected = plain.step([READING], [text[at]], [at])
         np.testing.assert_allclose(native.step([READING], [text[at]], [at]), expected, atol=1e-4)
 
 
 def test_the_reading_seat_goes_on_with_a_prompts_part_after_steps_and_gets_a_text_back(native_library: Library) -> None:
-    """Its rings are MindSpore's: what the library writes there the next part of a prompt reads."""
-    model, twin = small_model(window=8, context=64)
-    native = NativeDecoder(model, 8, 2, 16, native_library)
+    model, twin = native_model(native_library, window=8, context=64)
+    native = NativeDecoder(model, 8, 2, 16)
     (text,) = random_texts(40)
     expected = twin.logits(np.array([text]))[0]
     native.read(text[:5], 0)
@@ -53,8 +56,7 @@ def test_the_reading_seat_goes_on_with_a_prompts_part_after_steps_and_gets_a_tex
 
 
 def test_a_text_has_the_same_bits_alone_and_in_company(native_library: Library) -> None:
-    model, _ = small_model(window=8, context=64)
-    native = NativeDecoder(model, 8, 3, 16, native_library)
+    native = NativeDecoder(native_model(native_library, window=8, context=64)[0], 8, 3, 16)
     one, two, three = random_texts(30, 34, 20)
     for seat, text in ((1, three), (2, two), (3, one)):
         read(native, text[:10])
@@ -65,10 +67,13 @@ def test_a_text_has_the_same_bits_alone_and_in_company(native_library: Library) 
 
 
 def test_bad_positions_and_seats_are_refused(native_library: Library) -> None:
-    model, _ = small_model(window=64, context=64, num_layers=1)
-    native = NativeDecoder(model, 16, 2, 16, native_library)
+    native = NativeDecoder(native_model(native_library, window=64, context=64, num_layers=1)[0], 16, 2, 16)
     with pytest.raises(ValueError, match="position 16: there is room for 16 tokens"):
         native.step([READING], [1], [16])
+    with pytest.raises(ValueError, match="17 tokens at 0: there is room for 16 at once"):
+        native.read([1] * 17, 0)
+    with pytest.raises(ValueError, match="4 tokens at 13: there is room for 16 at once, 16 in all"):
+        native.read([1] * 4, 13)
     with pytest.raises(ValueError, match="seat 3 of 2"):
         native.step([3], [1], [0])
     with pytest.raises(ValueError, match="ids go from 37"):
@@ -108,17 +113,17 @@ class TestTheChoice:
     def test_a_model_in_float32_alone_on_a_cpu_takes_the_library(self) -> None:
         model, _ = small_model(window=8, context=64, num_layers=1)
         assert isinstance(make_decoder(model, 8, 0, 16), NativeDecoder)
-        assert describe(model).startswith("decode steps by the native library (")
+        assert describe(model).startswith("answers by the native library (")
 
     def test_other_types_and_live_adapters_do_not(self) -> None:
         model, _ = small_model(window=8, context=64, num_layers=1, compute_type="float16")
-        assert why_not(model) == "the native library computes float32 only, the model is float16 and float32"
+        assert why_not(model) == "the native library computes float32 and bfloat16, the model is float16 and float32"
         model, _ = small_model(window=8, context=64, num_layers=1, setup=Setup(lora=LoraConfig()))
-        assert describe(model) == "decode steps by MindSpore: adapters are computed beside the weights"
+        assert describe(model) == "answers by MindSpore: adapters are computed beside the weights"
         assert type(make_decoder(model, 8, 0, 16)) is Decoder
 
     def test_without_a_library_mindspore_computes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(native_decoder, "find_library", lambda: Found(None, "it is not built"))
         model, _ = small_model(window=8, context=64, num_layers=1)
         assert type(make_decoder(model, 8, 0, 16)) is Decoder
-        assert describe(model) == "decode steps by MindSpore: it is not built"
+        assert describe(model) == "answers by MindSpore: it is not built"

@@ -12,7 +12,8 @@ from model.golden_config import golden_config
 from model.numpy_model import rope, seen
 from spark13b.model.attention.band import FORBIDDEN, band_bias
 from spark13b.model.layers import gelu
-from spark13b.model.rope import Rotate, rope_table
+from spark13b.model.rope import Rotate
+from spark13b.model.rope_table import rope_table
 
 
 @settings(deadline=None, max_examples=25)

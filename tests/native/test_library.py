@@ -12,7 +12,7 @@ import pytest
 from model.numpy_model import NumpyModel, random_weights
 from spark13b.config.model import SparkConfig
 from spark13b.model.names import expected_shapes
-from spark13b.model.rope import rope_table
+from spark13b.model.rope_table import rope_table
 from spark13b.native import library as library_module
 from spark13b.native.build import BuildError, build, library_name
 from spark13b.native.library import Library, Weights, addresses_of, find_library, thread_count

@@ -76,14 +76,14 @@ def answer(find: Callable[[], FoundModel], work: Callable[[FoundModel, Part], No
 
 def _take_part(me: Worker, found: FoundModel, work: Callable[[FoundModel, Part], None], fold: bool) -> dict[str, Any]:
     from spark13b.cluster.processes import REPORTS
-    from spark13b.infer.loading import load_model
+    from spark13b.infer.loading import load_part
     from spark13b.infer.together import follow
     from spark13b.model.mesh import join
 
     mesh = replace(join(found.preset.parallel), sequence_parallel=False)
     socket = Path(os.environ[REPORTS]) / "engine"
     if mesh.world.index:
-        model, _ = load_model(found, mesh, fold)
+        model, _ = load_part(found, mesh, fold)
         for number in (signal.SIGINT, signal.SIGTERM):  # the leader decides when it is over
             signal.signal(number, signal.SIG_IGN)
         follow(model, socket, _pulse(me))

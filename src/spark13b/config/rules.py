@@ -1,9 +1,8 @@
 """The rules between the sections of a preset, and what is worth a note though it is allowed.
 
 Facts behind the rules: the acctransformer kernel of the 910A works in blocks of 128 tokens, and the 910A has no
-bfloat16 (both from the original's release); MindSpore 2.9 has no bfloat16 matrix products on a CPU (measured); its
-documentation of `ops.flash_attention_score` allows head sizes that are multiples of 16 up to 512, 256 heads, float16
-and bfloat16, and the Atlas A2 only.
+bfloat16 (both from the original's release); MindSpore 2.9's documentation of `ops.flash_attention_score` allows head
+sizes that are multiples of 16 up to 512, 256 heads, float16 and bfloat16, and the Atlas A2 only.
 """
 
 from __future__ import annotations
@@ -73,9 +72,6 @@ def _numbers(preset: Preset) -> Iterator[Problem]:
             if getattr(model, key) == "bfloat16":
                 fix = "write float16 or float32"
                 yield Problem(f"model.{key}", "the 910A has no bfloat16", fix, ("machine.chip",))
-    if machine.device == "cpu" and model.compute_type == "bfloat16":
-        what = "MindSpore has no bfloat16 matrix products on a CPU"
-        yield Problem("model.compute_type", what, "write float32 (or float16)", ("machine.device",))
     if preset.task != "infer" and model.compute_type == "float16" and preset.train.loss_scale == "none":
         yield Problem(
             "train.loss_scale",

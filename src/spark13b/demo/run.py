@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 
 from spark13b.config import Preset, load_preset
@@ -21,6 +22,7 @@ from spark13b.demo.persona_act import PersonaFiles, PersonaSummary
 from spark13b.errors import InputError, JobError
 from spark13b.files import replacing, write_text
 from spark13b.infer.session import Session, find_model
+from spark13b.model.names import expected_shapes
 from spark13b.progress import SILENT, Progress
 from spark13b.run_folder import RunFolder, step_of
 from spark13b.train.run import Job, train
@@ -142,7 +144,7 @@ def run_demo(
     found = find_model(files.sft.path, None, None, {"generation.max_new_tokens": ANSWER_TOKENS}, ())
     session = Session(found, seats=8)
     answers = _ask(session, _mixed(corpus), show, shown)
-    parameters = sum(parameter.size for parameter in session.model.weights().values())
+    parameters = sum(map(prod, expected_shapes(found.preset.model).values()))
     persona = _become(files, corpus, tokenizer, seed, session, answers, progress)
     for question in persona_act.FIRST:
         show_persona(question, *persona_act.answers_to(question, files.persona))

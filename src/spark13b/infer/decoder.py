@@ -1,8 +1,6 @@
-"""Prefill and decode: the compiled graphs that turn tokens into the next token's logits, and the seats they work on.
+"""Prefill and decode by MindSpore: the compiled graphs that turn tokens into the next token's logits.
 
-A seat is the cache of one text. Seat 0 is where prompts are read, part by part; a text that is alone stays there.
-Seats 1 and up stand in batches of `BATCH`, whose texts grow together in one graph call. A text moves between seats by
-a copy of its cache.
+Seats (see `decoding.py`) 1 and up stand in batches of `BATCH`, whose texts grow together in one graph call.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from spark13b.infer.decoding import READING
 from spark13b.model.buckets import bucket
 from spark13b.model.causal_lm import SparkForCausalLM, WholeLogits
 from spark13b.model.device import device
@@ -22,7 +21,6 @@ from spark13b.model.kv_cache import KVCache, part_bias, slot_sources
 # others are. One row, or 16, are other kernels, and no faster than 2, or than twice 8 (benchmarks/infer.py).
 BATCH = 8
 MIN_ROWS = 2
-READING = 0  # the seat where prompts are read
 
 
 class Decoder:

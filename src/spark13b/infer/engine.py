@@ -1,7 +1,7 @@
 """The engine under every front end: many answers at once from one model.
 
 Steps read what there is room for of the waiting prompts, at most `chunk` tokens, and let every running answer grow by a
-token. Texts of similar length share a `Decoder`, so that a short one does not pay for the cache of a long one, and
+token. Texts of similar length share a decoder, so that a short one does not pay for the cache of a long one, and
 so that an answer's numbers depend on its own request alone.
 """
 
@@ -12,18 +12,21 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError
-from spark13b.infer.decoder import Decoder
+from spark13b.infer.decoding import Decoding
 from spark13b.infer.native_decoder import make_decoder as usual_decoder
+from spark13b.infer.native_model import NativeModel
 from spark13b.infer.requests import Generation, Piece, Request
 from spark13b.infer.running import Beams, Single, finish
 from spark13b.infer.seating import Seating
-from spark13b.model.causal_lm import SparkForCausalLM
-from spark13b.model.device import device
+
+if TYPE_CHECKING:
+    from spark13b.model.causal_lm import SparkForCausalLM
 
 _SMALLEST, _GROWTH = 256, 4  # slots of the caches on a CPU: 256, 1024, 4096, ... up to those of the whole context
 
@@ -78,14 +81,14 @@ class Engine:
 
     def __init__(
         self,
-        model: SparkForCausalLM,
+        model: SparkForCausalLM | NativeModel,
         tokenizer: SparkTokenizer | None = None,
         seats: int = 8,
         *,
         context: int | None = None,
         chunk: int = 512,
         end_id: int | None = None,
-        make_decoder: Callable[[SparkForCausalLM, int, int, int], Decoder] = usual_decoder,
+        make_decoder: Callable[..., Decoding] = usual_decoder,
     ) -> None:
         self.model, self.tokenizer, self.seats, self.chunk = model, tokenizer, seats, chunk
         self.context = min(context or model.config.seq_length, model.config.seq_length)
@@ -240,7 +243,7 @@ class Engine:
         return pieces
 
     @contextmanager
-    def _timed(self, decoder: Decoder) -> Iterator[_Clock]:
+    def _timed(self, decoder: Decoding) -> Iterator[_Clock]:
         clock, graphs, began = _Clock(), decoder.graphs, time.monotonic()
         yield clock
         clock.seconds, clock.compiled = time.monotonic() - began, decoder.graphs > graphs
@@ -268,9 +271,16 @@ class Engine:
         An NPU's memory is read so fast, and graphs are compiled so slowly, that one size serves all there.
         """
         most = min(self.context, self.model.config.cache_slots)
-        if device() != "cpu":
+        if not self._on_cpu():
             return most
         slots = _SMALLEST
         while slots < total:
             slots *= _GROWTH
         return min(slots, most)
+
+    def _on_cpu(self) -> bool:
+        if isinstance(self.model, NativeModel):
+            return True
+        from spark13b.model.device import device
+
+        return device() == "cpu"

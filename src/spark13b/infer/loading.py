@@ -1,51 +1,84 @@
-"""A model ready to answer: its weights streamed from whatever holds them into parameters of the compute type."""
+"""A model ready to answer: its weights streamed from whatever holds them into the memory of what computes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spark13b.ckpt.adapters import OpenParts
 from spark13b.ckpt.dtypes import PIECE
 from spark13b.ckpt.merging import merged
 from spark13b.ckpt.streams import blocks_of
 from spark13b.ckpt.tensors import Checkpoint
-from spark13b.model.causal_lm import SparkForCausalLM, memory_of, set_parameter
-from spark13b.model.device import check_machine
+from spark13b.config.model import SparkConfig
+from spark13b.infer.native_model import NativeModel, read_native, type_problem
+from spark13b.model.device import check_machine, surely_cpu
 from spark13b.model.mesh import ALONE, Mesh
 from spark13b.model.names import match_names
-from spark13b.model.transformer import Setup
+from spark13b.native.library import find_library
 
 if TYPE_CHECKING:
     from spark13b.infer.session import FoundModel
+    from spark13b.model.causal_lm import SparkForCausalLM
 
 
-def load_model(found: FoundModel, mesh: Mesh | None = None, fold: bool = False) -> tuple[SparkForCausalLM, str | None]:
+def load_model(found: FoundModel, fold: bool = False) -> tuple[SparkForCausalLM | NativeModel, str | None]:
     """The model, and a sentence about what may not be meant, or None.
 
-    Weights are read one at a time and stored in the compute type (embedding and norms in their own), which is what
-    their products need. Adapters stay beside them, or with `fold` are added to them. Raises InputError when names or
-    shapes do not fit, before anything is allocated.
+    Where the native library can compute it, MindSpore is not even loaded. Weights are read one at a time and stored in
+    the compute type (embedding and norms in their own), which is what their products need. Adapters stay beside them,
+    or with `fold` are added to them. Raises InputError when names or shapes do not fit, before anything is allocated.
     """
+    with _opened(found, fold) as (parts, base, config):
+        library = find_library().library
+        bare = fold or parts.adapters is None
+        if library is not None and bare and surely_cpu() and type_problem(config) is None:
+            return read_native(base, config, library), parts.doubt()
+        return _load_graphs(base, parts, config, ALONE, fold), parts.doubt()
+
+
+def load_part(found: FoundModel, mesh: Mesh, fold: bool = False) -> tuple[SparkForCausalLM, str | None]:
+    """The same for one of several processes that share the model: its part."""
+    with _opened(found, fold) as (parts, base, config):
+        return _load_graphs(base, parts, config, mesh, fold), parts.doubt()
+
+
+@contextmanager
+def _opened(found: FoundModel, fold: bool) -> Iterator[tuple[OpenParts, Checkpoint, SparkConfig]]:
+    """The parts, the base with what is folded into it, and the shape to load them into; names and shapes fit."""
     check_machine(found.preset)
     config = found.preset.model.model_copy(update={"param_init_type": found.preset.model.compute_type})
     with found.weights.open(config) as parts:
-        doubt, lora, base = parts.doubt(), parts.lora, parts.base
+        base = parts.base
         if fold and parts.adapters is not None:
-            base, lora = merged(base, parts.adapters), None
+            base = merged(base, parts.adapters)
         match_names(base.shapes(), config, where=base.path)
-        model = SparkForCausalLM(config, seed=None, setup=Setup(mesh=mesh or ALONE, lora=lora))
-        if mesh is None:
-            _stream(base, model)
-        else:
-            model.load_state(base)  # each process takes its part
-        if lora is not None and parts.adapters is not None:
-            model.load_adapters(parts.adapters.tensors)
-    return model, doubt
+        yield parts, base, config
+
+
+def _load_graphs(base: Checkpoint, parts: OpenParts, config: SparkConfig, mesh: Mesh, fold: bool) -> SparkForCausalLM:
+    """The model that MindSpore computes."""
+    from spark13b.model.causal_lm import SparkForCausalLM
+    from spark13b.model.transformer import Setup
+
+    lora = None if fold else parts.lora
+    model = SparkForCausalLM(config, seed=None, setup=Setup(mesh=mesh, lora=lora))
+    if mesh.world.size == 1:
+        _stream(base, model)
+    else:
+        model.load_state(base)  # each process takes its part
+    if lora is not None and parts.adapters is not None:
+        model.load_adapters(parts.adapters.tensors)
+    return model
 
 
 def _stream(base: Checkpoint, model: SparkForCausalLM) -> None:
     """Load weights a piece of a file at a time into the parameters' own memory, so that nothing is held twice."""
+    from spark13b.model.causal_lm import memory_of, set_parameter
+
     for name, parameter in model.weights().items():
         memory = memory_of(parameter)
         if memory is None:  # an NPU's: tensor by tensor

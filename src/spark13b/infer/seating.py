@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spark13b.infer.decoder import READING, Decoder
+from spark13b.infer.decoding import READING, Decoding
 
 
 class Seating:
@@ -12,7 +12,7 @@ class Seating:
     company it moves into a batch.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoding) -> None:
         self.decoder = decoder
         self._seats: dict[object, int] = {}
 

@@ -20,7 +20,7 @@ from spark13b.infer.requests import Generation, Piece, Request
 from spark13b.run_folder import RunFolder, preset_for, weights_of
 
 if TYPE_CHECKING:
-    from spark13b.infer.decoder import Decoder
+    from spark13b.infer.decoding import Decoding
     from spark13b.infer.engine import Engine
     from spark13b.model.mesh import Mesh
 
@@ -156,7 +156,7 @@ class Session:
         mesh: Mesh | None = None,
         fold: bool = False,
     ) -> None:
-        from spark13b.infer.loading import load_model
+        from spark13b.infer.loading import load_model, load_part
 
         preset = found.preset
         self._found = found
@@ -168,8 +168,9 @@ class Session:
                 where=found.tokenizer.where,
                 fix="use the tokenizer that the model was trained with",
             )
-        self.model, self.doubt = load_model(found, mesh, fold)  # the doubt is a sentence to show, or None
-        self.make_decoder: Callable[..., Decoder] | None = None  # another than the usual, see `together`
+        # the doubt is a sentence to show, or None
+        self.model, self.doubt = load_model(found, fold) if mesh is None else load_part(found, mesh, fold)
+        self.make_decoder: Callable[..., Decoding] | None = None  # another than the usual, see `together`
         self._engine: Engine | None = None
         self._first: list[float] = []  # seconds to the first token of each answer
 

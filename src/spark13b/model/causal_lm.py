@@ -12,7 +12,7 @@ from spark13b.config.model import SparkConfig
 from spark13b.model.attention.choose import Choice, choose_backend
 from spark13b.model.buckets import bucket
 from spark13b.model.collectives import all_gather
-from spark13b.model.device import device
+from spark13b.model.device import check_types, device
 from spark13b.model.initialize import initial_value
 from spark13b.model.loss import Alignment, Loss, align
 from spark13b.model.mesh import Mesh
@@ -29,7 +29,7 @@ class SparkForCausalLM(nn.Cell):
     """
 
     def __init__(self, config: SparkConfig, seed: int | None = 0, setup: Setup | None = None) -> None:
-        device()  # graph mode, before the first cell is made
+        check_types(config)  # and graph mode, before the first cell is made
         super().__init__()
         self.config, self.setup = config, setup or Setup()
         self.transformer = SparkModel(config, self.setup)

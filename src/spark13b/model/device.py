@@ -11,6 +11,7 @@ from spark13b.errors import InputError
 from spark13b.model.mesh import check_processes
 
 if TYPE_CHECKING:
+    from spark13b.config.model import SparkConfig
     from spark13b.config.preset import Preset
 
 Device = Literal["cpu", "ascend"]
@@ -34,12 +35,27 @@ def device() -> Device:
     return found
 
 
+def surely_cpu() -> bool:
+    """Whether `device` would say `cpu`; MindSpore is not asked, and not loaded."""
+    return os.environ.get("SPARK13B_DEVICE", "") == "cpu" or not _DRIVER.exists()
+
+
 def check_machine(preset: Preset) -> None:
     """Raise InputError when `preset` is made for several devices, or for an NPU that is not here."""
     check_processes(preset.parallel)
-    if preset.machine.device == "ascend" and device() != "ascend":
+    if preset.machine.device == "ascend" and (surely_cpu() or device() != "ascend"):
         raise no_npu()
     limit_memory(preset.machine.max_device_memory_gb)
+
+
+def check_types(config: SparkConfig) -> None:
+    """Raise InputError when MindSpore cannot compute in the types of `config` here."""
+    if device() == "cpu" and config.compute_type == "bfloat16":
+        raise InputError(
+            "MindSpore has no bfloat16 matrix products on a CPU",  # of version 2.9, measured
+            where="model.compute_type",
+            fix="write float32; answers of the native library come in bfloat16, too ('spark13b native build')",
+        )
 
 
 def check_driver(preset: Preset) -> None:
@@ -62,7 +78,7 @@ def no_npu() -> InputError:
 
 def limit_memory(gigabytes: float | None) -> None:
     """Let MindSpore take at most so much of an Ascend's memory; a CPU's is the operating system's to give."""
-    if gigabytes is not None and device() == "ascend":
+    if gigabytes is not None and not surely_cpu() and device() == "ascend":
         import mindspore
 
         mindspore.runtime.set_memory(max_size=f"{gigabytes:g}GB")

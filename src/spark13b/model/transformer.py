@@ -18,7 +18,8 @@ from spark13b.model.dropout import Dropout
 from spark13b.model.kv_cache import attend_to_cache, attend_to_past, ring_after
 from spark13b.model.layers import GatedMlp, LayerNorm, Linear, VocabEmbedding
 from spark13b.model.mesh import ALONE, Mesh
-from spark13b.model.rope import Rotate, rope_table
+from spark13b.model.rope import Rotate
+from spark13b.model.rope_table import rope_table
 
 _EXPAND_ROPE = 16 * 2**20  # up to so many numbers cos and sin are written out for every head
 

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCES = ("decode.cpp", "products.cpp")  # what is compiled; the headers beside it belong to it
+SOURCES = ("decode.cpp", "prefill.cpp", "products.cpp", "attention.cpp")  # what is compiled; the headers beside it belong to it
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden")
 LIBRARIES = ("-ldl",)
 _SECONDS = 300.0

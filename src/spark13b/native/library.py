@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,20 @@ class Library:
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._step.argtypes = [pointer] * 5 + [number, number] + [pointer] * 4 + [ctypes.c_int, ctypes.c_int]
         self._step.restype = ctypes.c_int
+        self._prefill = loaded.spark_prefill
+        self._prefill.argtypes = [pointer] * 5 + [number] * 4 + [pointer] * 2 + [number, pointer] + [ctypes.c_int] * 3
+        self._prefill.restype = ctypes.c_int
+        self._open_onednn = loaded.spark_open_onednn
+        self._open_onednn.argtypes, self._open_onednn.restype = [ctypes.c_char_p], ctypes.c_int
+        self._multiply = loaded.spark_multiply
+        self._multiply.argtypes, self._multiply.restype = [pointer] * 5 + [ctypes.c_int], ctypes.c_int
+
+    @cached_property
+    def onednn(self) -> str | None:
+        """The version of oneDNN that multiplies many rows, or None where it is not found; looked for once."""
+        path = onednn_path()
+        version: int = self._open_onednn(os.fsencode(path)) if path is not None else 0
+        return f"{version // 100}.{version % 100}" if version else None
 
     def step(
         self,
@@ -150,6 +165,85 @@ class Library:
             raise ValueError("the native library refused the step")
         return logits
 
+    def prefill(
+        self,
+        weights: Weights,
+        slots: int,
+        window: int,
+        ids: np.ndarray,
+        start: int,
+        rings: np.ndarray,
+        *,
+        threads: int,
+        wanted: int = 1,
+        rounds: bool = False,
+        level: int | None = None,
+    ) -> np.ndarray:
+        """Read `ids` (T,) int32 at positions `start` on -> logits (wanted, V) float32 of the last `wanted` of them.
+
+        `rings` (layers, 2): where the text's keys and values lie, (H*slots, D) float32 each, which hold what is before
+        `start` and get what is read. A token sees `window` of them, itself among these. With `rounds` products are of
+        bfloat16, with float32 sums. Raises ValueError for numbers out of range, JobError when memory ends.
+        """
+        level = self.level if level is None else level
+        _check(ids, (len(ids),), np.int32, "ids")
+        _check(rings, (weights.layers, 2), np.uintp, "rings")
+        if not 0 <= start <= weights.positions - len(ids) or len(ids) < 1 or not 0 <= wanted <= len(ids):
+            raise ValueError(f"{len(ids)} tokens at {start}, {wanted} wanted: one is out of range")
+        if slots < 1 or window < 1 or threads < 1 or not 0 <= level <= self.level:
+            raise ValueError(f"{slots} slots, window {window}, {threads} threads, level {level}: one is out of range")
+        if ids.min() < 0 or ids.max() >= weights.vocabulary:
+            raise ValueError(f"ids go from {ids.min()} to {ids.max()}, the vocabulary is {weights.vocabulary}")
+        if not rings.all() or np.unique(rings).size < rings.size:
+            raise ValueError("rings are missing, or the same twice")
+        _ = self.onednn  # is looked for now
+        logits = np.empty((wanted, weights.vocabulary), np.float32)
+        status = self._prefill(
+            *weights.pointers(),
+            len(ids),
+            start,
+            slots,
+            window,
+            ids.ctypes.data,
+            rings.ctypes.data,
+            wanted,
+            logits.ctypes.data,
+            rounds,
+            threads,
+            level,
+        )
+        if status == 2:
+            raise JobError("out of memory while a prompt was read", fix="read it in smaller parts")
+        if status == 3:
+            raise JobError("oneDNN failed in a product", fix="SPARK13B_NATIVE=0 computes by MindSpore")
+        if status != 0:
+            raise ValueError("the native library refused to read")
+        return logits
+
+    def multiply(
+        self,
+        a: np.ndarray,
+        b: np.ndarray,
+        out: np.ndarray,
+        *,
+        threads: int,
+        bias: np.ndarray | None = None,
+        adds: bool = False,
+    ) -> None:
+        """out (M, N) = a (M, K) b (K, N) + bias (N,), or with `adds` out += that, by oneDNN; for tests and measures.
+
+        `a`, `b`, `out`: float32 or bfloat16, rows or columns one after the other. Raises ValueError for others,
+        JobError where oneDNN is missing or fails.
+        """
+        (rows, depth), columns = a.shape, b.shape[1]
+        if b.shape[0] != depth or out.shape != (rows, columns) or (bias is not None and bias.shape != (columns,)):
+            raise ValueError(f"{a.shape} times {b.shape} does not fit {out.shape}")
+        layouts = [number for array in (a, b, out) for number in _layout(array)]
+        numbers = np.array([rows, columns, depth, *layouts, bias is not None, adds], np.int64)
+        pointers = [None if array is None else array.ctypes.data for array in (numbers, a, b, bias, out)]
+        if self.onednn is None or self._multiply(*pointers, threads) != 0:
+            raise JobError("oneDNN is missing, or failed")
+
     def describe(self) -> str:
         """What it is, in a few words."""
         return f"{LEVELS[self.level]}, compiled by {self.compiler}"
@@ -158,6 +252,14 @@ class Library:
 def addresses_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Where arrays lie: (N,) of addresses. The arrays must be kept."""
     return np.array([array.ctypes.data for array in arrays], np.uintp)
+
+
+def onednn_path() -> Path | None:
+    """The oneDNN that MindSpore brings; MindSpore itself is not imported."""
+    found = importlib.util.find_spec("mindspore")
+    if found is None or found.origin is None:
+        return None
+    return next(iter(sorted((Path(found.origin).parent / "lib").glob("libdnnl.so*"))), None)
 
 
 def thread_count() -> int:
@@ -188,6 +290,18 @@ def _loaded(path: Path) -> Found:
         return Found(Library(path), "")
     except (OSError, AttributeError) as error:  # of another architecture or C library, or cut off
         return Found(None, f"it does not load: {error}")
+
+
+def _layout(array: np.ndarray) -> tuple[int, int, int]:
+    """Type, and elements from a row to the next and from a column to the next."""
+    row, column = (step // array.itemsize for step in array.strides)
+    if array.dtype not in (np.float32, BFLOAT16) or 1 not in (row, column):
+        raise ValueError(f"{array.dtype} with strides {array.strides} is neither rows nor columns of a known type")
+    if column == 1:
+        row = max(row, array.shape[1])
+    else:
+        column = max(column, array.shape[0])
+    return int(array.dtype == BFLOAT16), row, column
 
 
 def _two(parameter: np.ndarray | Matrix, name: str) -> tuple[int, ...]:

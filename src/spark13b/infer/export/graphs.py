@@ -18,7 +18,7 @@ from spark13b.infer.export.shapes import ExportShapes
 from spark13b.model.attention.band import FORBIDDEN
 from spark13b.model.causal_lm import SparkForCausalLM
 from spark13b.model.device import dtype
-from spark13b.model.rope import rope_table
+from spark13b.model.rope_table import rope_table
 
 
 class Prefill(nn.Cell):

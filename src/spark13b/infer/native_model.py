@@ -1,0 +1,71 @@
+"""A model that the native library computes alone: its weights are arrays, and MindSpore is not loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import ml_dtypes
+import numpy as np
+
+from spark13b.ckpt.dtypes import PIECE
+from spark13b.ckpt.streams import blocks_of
+from spark13b.ckpt.tensors import Checkpoint
+from spark13b.config.model import SparkConfig
+from spark13b.model.names import expected_shapes
+from spark13b.model.rope_table import rope_table
+from spark13b.native.library import Library, Weights
+from spark13b.native.matrix import Matrix
+
+_TYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+class NativeModel:
+    """A model's parameters, full name -> array or matrix, as the library reads them: vectors float32."""
+
+    def __init__(self, config: SparkConfig, parameters: Mapping[str, np.ndarray | Matrix], library: Library) -> None:
+        self.config, self.library = config, library
+        self.rounds = config.compute_type == "bfloat16"  # products of many rows are then of bfloat16
+        self._parameters = {name: parameters[name] for name in expected_shapes(config)}
+        cos, sin = (np.ascontiguousarray(table, np.float32) for table in rope_table(config))
+        self.native = Weights(list(self._parameters.values()), cos, sin, config.num_heads, config.layernorm_epsilon)
+
+    def weights(self) -> dict[str, np.ndarray | Matrix]:
+        """Full name -> array or matrix, in the order of a complete checkpoint."""
+        return dict(self._parameters)
+
+    def describe(self) -> str:
+        """What computes it, in a few words."""
+        products = f", products by oneDNN {self.library.onednn}" if self.library.onednn else ""
+        return f"the native library ({self.library.describe()}{products})"
+
+
+def type_problem(config: SparkConfig) -> str | None:
+    """Why the library cannot compute a model of these types, or None when it can."""
+    types = {config.compute_type, config.embedding_init_type, config.layernorm_compute_type}
+    if not types <= {*_TYPES}:
+        return f"the native library computes float32 and bfloat16, the model is {' and '.join(sorted(types))}"
+    if config.layernorm_compute_type != "float32":
+        return "the native library's norms are float32"
+    return None
+
+
+def read_native(base: Checkpoint, config: SparkConfig, library: Library) -> NativeModel:
+    """The model of a checkpoint whose names fit: matrices in the compute type, the embedding in its own.
+
+    Weights are read a piece at a time into their place, so that nothing is held twice.
+    """
+    parameters: dict[str, np.ndarray | Matrix] = {}
+    for name, shape in expected_shapes(config).items():
+        kind = config.embedding_init_type if "embedding" in name else config.compute_type
+        dtype = _TYPES[kind] if len(shape) == 2 else np.dtype(np.float32)
+        parameters[name] = _read(base, name, np.empty(shape, dtype))
+    return NativeModel(config, parameters, library)
+
+
+def _read(base: Checkpoint, name: str, array: np.ndarray) -> np.ndarray:
+    flat, done, dtype = array.reshape(-1), 0, base.infos[name].dtype
+    for block in blocks_of(base.pieces(name), PIECE):
+        values = np.frombuffer(block, dtype)
+        flat[done : done + values.size] = values
+        done += values.size
+    return array

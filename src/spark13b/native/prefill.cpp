@@ -1,0 +1,252 @@
+// A part of one text through all layers: its keys and values go to the text's rings, and logits come out.
+//
+// The formulas are those of decode.cpp, for many rows at once: products by products.h (of weights that are no floats, each
+// piece is unpacked first), attention by attention.h. Between products everything is float32; with kBfloat16 the two sides
+// of a product are rounded to bfloat16, and its sums are float32.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "arithmetic.h"
+#include "attention.h"
+#include "levels.h"
+#include "model.h"
+#include "pool.h"
+#include "products.h"
+
+namespace {
+
+struct Kernels {
+    void (*narrow)(const float* from, int64_t count, uint16_t* to);
+    void (*turn)(float* row, const float* cos, const float* sin, int64_t size);
+};
+
+}  // namespace
+
+#define KERNELS_FILE "prefill_kernels.h"
+#include "each_level.h"
+
+namespace {
+
+// Rows that products take, so that lengths of a few sizes only need kernels of their own; the rows more are zeros.
+int64_t padded(int64_t count) {
+    const int64_t step = count <= 64 ? 16 : 64;
+    return (count + step - 1) / step * step;
+}
+
+class Prefill {
+  public:
+    Prefill(Pool::Turn& pool, const SparkShape& shape, const Parameters& weights, int level, bool rounds, int64_t count)
+        : pool_(pool),
+          shape_(shape),
+          weights_(weights),
+          run_(arithmetic(level)),
+          own_(kernels_of(level)),
+          level_(level),
+          count_(count),
+          rows_(padded(count)),
+          type_(rounds ? kBfloat16 : kFloat32) {
+        const int64_t hidden = shape.hidden, mlp = shape.mlp;
+        if (!plan(hidden, hidden, false, true)) type_ = kFloat32;  // without oneDNN there are no products of bfloat16
+        x_.resize(rows_ * hidden);
+        q_.resize(rows_ * hidden);
+        h_.resize(rows_ * hidden);
+        gate_.resize(rows_ * mlp);
+        up_.resize(rows_ * mlp);
+        if (type_ == kBfloat16) narrow_.resize(rows_ * std::max(hidden, mlp));
+        panels_.resize(pool.workers());
+    }
+
+    // -> false when a product fails
+    bool read(const float* cos, const float* sin, int64_t start, int64_t slots, int64_t window, const int32_t* ids,
+              float* const* rings, int64_t wanted, float* logits) {
+        const int64_t hidden = shape_.hidden, mlp = shape_.mlp, size = hidden / shape_.heads;
+        const int64_t past = std::min({start, window - 1, slots});
+        std::vector<float> keys((past + rows_) * hidden), values((past + rows_) * hidden);
+        float *own_keys = keys.data() + past * hidden, *own_values = values.data() + past * hidden;
+
+        pool_.share(count_, [&](int64_t t, int) { run_.row(weights_.embedding(), ids[t], hidden, &x_[t * hidden]); });
+        for (int64_t number = 0; number < shape_.layers; ++number) {
+            const auto& [matrix, vector] = weights_.layer(number);
+            float *ring_keys = rings[2 * number], *ring_values = rings[2 * number + 1];
+
+            norm(vector.norm_gamma, vector.norm_beta);
+            const void* h = operand(h_, hidden);
+            multiply({{matrix.q, vector.q_bias, h, q_.data()},
+                      {matrix.k, vector.k_bias, h, own_keys},
+                      {matrix.v, vector.v_bias, h, own_values}},
+                     hidden, hidden, false);
+            pool_.share(shape_.heads, [&](int64_t head, int) {
+                for (int64_t p = 0; p < past; ++p) {
+                    const int64_t slot = head * slots + (start - past + p) % slots, at = p * hidden + head * size;
+                    std::memcpy(&keys[at], ring_keys + slot * size, size * sizeof(float));
+                    std::memcpy(&values[at], ring_values + slot * size, size * sizeof(float));
+                }
+                for (int64_t t = 0; t < count_; ++t) {
+                    const int64_t at = t * hidden + head * size, turned = (start + t) * size;
+                    own_.turn(&q_[at], cos + turned, sin + turned, size);
+                    own_.turn(own_keys + at, cos + turned, sin + turned, size);
+                }
+                for (int64_t t = std::max<int64_t>(0, count_ - slots); t < count_; ++t) {
+                    const int64_t slot = head * slots + (start + t) % slots, at = t * hidden + head * size;
+                    std::memcpy(ring_keys + slot * size, own_keys + at, size * sizeof(float));
+                    std::memcpy(ring_values + slot * size, own_values + at, size * sizeof(float));
+                }
+            });
+            const AttentionShape attention = {1, shape_.heads, size, count_, past + count_, past, window};
+            if (!attend_rows(pool_, level_, attention, {q_.data(), 0, size, hidden}, {keys.data(), 0, size, hidden},
+                             {values.data(), 0, size, hidden}, {h_.data(), 0, size, hidden}, nullptr))
+                throw std::bad_alloc();
+            multiply({{matrix.out, vector.out_bias, operand(h_, hidden), x_.data()}}, hidden, hidden, true);
+
+            norm(vector.mlp_norm_gamma, vector.mlp_norm_beta);
+            h = operand(h_, hidden);
+            multiply({{matrix.gate, vector.gate_bias, h, gate_.data()}, {matrix.up, vector.up_bias, h, up_.data()}}, mlp,
+                     hidden, false);
+            pool_.share(rows_, [&](int64_t t, int) { run_.gated_gelu(&gate_[t * mlp], &up_[t * mlp], mlp); });
+            multiply({{matrix.down, vector.down_bias, operand(gate_, mlp), x_.data()}}, hidden, mlp, true);
+        }
+        if (wanted > 0) tell(wanted, logits);
+        return good_;
+    }
+
+  private:
+    struct Task {
+        const Matrix& w;
+        const float* bias;
+        const void* from;  // (rows, inputs) of type_
+        float* to;         // (rows, outputs)
+    };
+
+    const Product* plan(int64_t outputs, int64_t inputs, bool adds, bool bias) const {
+        return Product::plan({rows_, outputs, inputs, {type_, inputs, 1}, {type_, 1, inputs}, {kFloat32, outputs, 1},
+                              bias, adds});
+    }
+
+    void norm(const float* gamma, const float* beta) {
+        const int64_t hidden = shape_.hidden;
+        pool_.share(count_, [&](int64_t t, int) {
+            run_.layer_norm(&x_[t * hidden], gamma, beta, hidden, shape_.epsilon, &h_[t * hidden]);
+        });
+    }
+
+    // Rows as a product reads them; valid until the next call.
+    const void* operand(const std::vector<float>& rows, int64_t width) {
+        if (type_ == kFloat32) return rows.data();
+        pool_.share(rows_, [&](int64_t t, int) { own_.narrow(&rows[t * width], width, &narrow_[t * width]); });
+        return narrow_.data();
+    }
+
+    // Products of the same sizes side by side: to (rows, outputs) = or += from W^T + bias.
+    void multiply(const std::vector<Task>& tasks, int64_t outputs, int64_t inputs, bool adds) {
+        const Product* product = plan(outputs, inputs, adds, tasks[0].bias != nullptr);
+        if (!product) return multiply_alone(tasks, outputs, inputs, adds);
+        const int64_t pieces = product->pieces();
+        make_room(tasks, product->piece(0).columns, inputs);
+        pool_.share(pieces * static_cast<int64_t>(tasks.size()), [&](int64_t unit, int worker) {
+            const Task& task = tasks[unit / pieces];
+            const Product::Piece piece = product->piece(unit % pieces);
+            const void* panel = panel_of(task.w, piece.column, piece.columns, inputs, worker);
+            if (!product->run_part(unit % pieces, task.from, panel, task.bias, task.to))
+                good_.store(false, std::memory_order_relaxed);
+        });
+    }
+
+    // The same without oneDNN.
+    void multiply_alone(const std::vector<Task>& tasks, int64_t outputs, int64_t inputs, bool adds) {
+        const int64_t pieces = (outputs + 63) / 64;
+        pool_.share(pieces * static_cast<int64_t>(tasks.size()), [&](int64_t unit, int) {
+            const Task& task = tasks[unit / pieces];
+            const int64_t begin = unit % pieces * 64;
+            run_.linear(task.w, task.bias, static_cast<const float*>(task.from), rows_, inputs, adds, task.to, outputs,
+                        begin, std::min(outputs, begin + 64));
+        });
+    }
+
+    // Let every thread have room to unpack so many rows of those matrices that are not of the products' type.
+    void make_room(const std::vector<Task>& tasks, int64_t rows, int64_t inputs) {
+        if (std::all_of(tasks.begin(), tasks.end(), [&](const Task& task) { return task.w.type == type_; })) return;
+        const size_t needed = panel_size(rows, inputs) + inputs;
+        for (std::vector<float>& panel : panels_)
+            if (panel.size() < needed) panel.resize(needed);
+    }
+
+    // A panel's size in floats, up to whole cache lines; behind it is room for one row of float32.
+    int64_t panel_size(int64_t rows, int64_t inputs) const {
+        return (rows * inputs * (type_ == kBfloat16 ? 2 : 4) + 63) / 64 * 16;
+    }
+
+    // Rows of a matrix in the products' type: where they lie, or unpacked.
+    const void* panel_of(const Matrix& w, int64_t first, int64_t rows, int64_t inputs, int worker) {
+        if (w.type == type_) return static_cast<const char*>(w.data) + first * inputs * (type_ == kBfloat16 ? 2 : 4);
+        float *panel = panels_[worker].data(), *wide = panel + panel_size(rows, inputs);
+        for (int64_t r = 0; r < rows; ++r) {
+            if (type_ == kFloat32) {
+                run_.row(w, first + r, inputs, panel + r * inputs);
+            } else {
+                run_.row(w, first + r, inputs, wide);
+                own_.narrow(wide, inputs, reinterpret_cast<uint16_t*>(panel) + r * inputs);
+            }
+        }
+        return panel;
+    }
+
+    // Logits (wanted, V) of the last tokens.
+    void tell(int64_t wanted, float* logits) {
+        const int64_t hidden = shape_.hidden, vocabulary = shape_.vocabulary;
+        const float* const* last_norm = weights_.last_norm(shape_.layers);
+        norm(last_norm[0], last_norm[1]);
+        const int64_t pieces = (vocabulary + 63) / 64;
+        const float* from = &h_[(count_ - wanted) * hidden];
+        pool_.share(pieces, [&](int64_t piece, int) {
+            run_.linear(weights_.embedding(), nullptr, from, wanted, hidden, false, logits, vocabulary, piece * 64,
+                        std::min(vocabulary, piece * 64 + 64));
+        });
+    }
+
+    Pool::Turn& pool_;
+    const SparkShape& shape_;
+    const Parameters& weights_;
+    const Arithmetic& run_;
+    const Kernels& own_;
+    const int level_;
+    const int64_t count_, rows_;
+    int32_t type_;
+    std::vector<float> x_, q_, h_, gate_, up_;
+    std::vector<uint16_t> narrow_;
+    std::vector<std::vector<float>> panels_;
+    std::atomic<bool> good_{true};
+};
+
+}  // namespace
+
+extern "C" {
+
+// ids (count) at positions `start` on, of a text whose rings hold what is before them; `rings`: of each layer, keys and
+// values (H * slots, D). logits: (wanted, vocabulary), of the last `wanted` tokens. rounds: products of bfloat16.
+// -> 0, 1 for an argument out of its range, 2 when there is no memory, 3 when a product fails.
+EXPORTED int spark_prefill(const SparkShape* shape, const Matrix* matrices, const float* const* vectors, const float* cos,
+                           const float* sin, int64_t count, int64_t start, int64_t slots, int64_t window,
+                           const int32_t* ids, float* const* rings, int64_t wanted, float* logits, int rounds,
+                           int threads, int level) {
+    if (count < 1 || start < 0 || slots < 1 || window < 1 || wanted < 0 || wanted > count || threads < 1 ||
+        shape->hidden < 1 || shape->heads < 1 || shape->hidden % shape->heads || start + count > shape->positions ||
+        level < 0 || level > best_level())
+        return 1;
+    for (int64_t t = 0; t < count; ++t)
+        if (ids[t] < 0 || ids[t] >= shape->vocabulary) return 1;
+    try {
+        const Parameters weights = {matrices, vectors};
+        Pool::Turn pool(Pool::of_process(), threads);
+        Prefill prefill(pool, *shape, weights, level, rounds != 0, count);
+        return prefill.read(cos, sin, start, slots, window, ids, rings, wanted, logits) ? 0 : 3;
+    } catch (const std::bad_alloc&) {
+        return 2;
+    }
+}
+
+}  // extern "C"
