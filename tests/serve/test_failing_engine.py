@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import requests
 
-from infer.small_run import TOKENIZER
-from spark13b.config.sections import GenerationConfig
-from spark13b.data.tokenizer import SparkTokenizer
+from serve.in_process import Session
 from spark13b.errors import JobError
 from spark13b.infer.requests import Generation, Piece, Request, Token
 from spark13b.serve.app import Settings, make_app
@@ -45,20 +42,12 @@ class FailingEngine:
         return [Piece(one, "a", (Token(300),)) for one in self._generations]
 
 
-@dataclass
-class Session:
-    """What the server needs of one."""
-
-    tokenizer: SparkTokenizer
-    options: GenerationConfig
-
-
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_failing_engine_ends_requests_with_an_error_and_the_command_with_exit_code_1(
     stream: bool,
 ) -> None:
     desk = Desk(FailingEngine(), 4)  # type: ignore[arg-type]
-    session: Any = Session(SparkTokenizer.load(TOKENIZER), GenerationConfig())
+    session: Any = Session()
     where = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{where.getsockname()[1]}"
     answers: list[requests.Response] = []

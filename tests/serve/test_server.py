@@ -132,8 +132,22 @@ class TestCompletions:
         plain = client.completions.create(model="small", prompt=["天气", "hello"], max_tokens=6, logprobs=2)
         assert len(plain.choices) == 2
         assert len(plain.choices[0].logprobs.tokens) == 6  # type: ignore[union-attr, arg-type]
-        echoed = client.completions.create(model="small", prompt="天气", max_tokens=6, echo=True)
+        echoed = client.completions.create(model="small", prompt="天气", max_tokens=6, echo=True, logprobs=0)
         assert echoed.choices[0].text == "天气" + plain.choices[0].text
+        places = plain.choices[0].logprobs.text_offset  # type: ignore[union-attr]
+        assert echoed.choices[0].logprobs.text_offset == [place + 2 for place in places]  # type: ignore[union-attr]
+
+    def test_each_token_tells_where_it_begins_in_the_text_whole_and_streamed(self, client: openai.OpenAI) -> None:
+        options: dict[str, Any] = {"model": "small", "prompt": "x", "max_tokens": 12, "logprobs": 0}
+        choice = client.completions.create(**options).choices[0]
+        told = choice.logprobs
+        assert len(told.tokens) == len(told.text_offset) == 12
+        assert told.text_offset[0] == 0
+        for token, place, after in zip(told.tokens, told.text_offset, told.text_offset[1:], strict=False):
+            if not token.startswith("<"):  # bytes, the first of which may come to nothing
+                assert choice.text[place:after].endswith(token.lstrip())
+        streamed = [one.choices[0].logprobs for one in client.completions.create(stream=True, **options)]
+        assert [place for part in streamed if part for place in part.text_offset] == told.text_offset
 
     def test_a_prompt_may_be_token_ids(self, client: openai.OpenAI) -> None:
         assert client.completions.create(model="small", prompt=[300, 301, 302], max_tokens=4).usage.prompt_tokens == 3  # type: ignore[union-attr]
@@ -259,6 +273,7 @@ def test_a_client_that_leaves_while_it_waits_for_a_whole_answer_frees_its_seat(
         ask(client.with_options(timeout=0.03), "x", max_tokens=100, n=16, temperature=1.0)
     wait_until_idle(server)
     assert metric(server, 'spark13b_answers_total{reason="length"}') == before
+    assert metric(server, 'spark13b_answers_total{reason="cancelled"}') >= 16
     assert '"POST /v1/chat/completions" 499' in server.log.read_text()
 
 

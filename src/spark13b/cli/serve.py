@@ -82,7 +82,7 @@ def serve(
         return find_model(load, preset, tokenizer, sharing.options_for(nproc), assignments or [], adapter)
 
     def work(found: FoundModel, part: sharing.Part) -> None:
-        from spark13b.serve.server import listen
+        from spark13b.serve.server import address, listen
 
         progress = part.progress
         if found.is_demo:
@@ -105,12 +105,10 @@ def serve(
         _warm(session)
         desk = Desk(session.engine, places + queue)
         settings = Settings(model_name, keys, cors_origin or (), timeout, progress.note)
-        name, number = socket.getsockname()[:2]
-        shown = f"[{name}]" if ":" in name else name
 
         def ready() -> None:
             need = "key" if keys else "no key"
-            progress.note(f"serving {model_name} at http://{shown}:{number} (API: /v1, {need} needed)")
+            progress.note(f"serving {model_name} at {address(socket)} (API: /v1, {need} needed)")
 
         run(make_app(session, desk, settings), desk, socket, grace, ready, part.live)
         progress.note(f"stopped; {session.speed()}")

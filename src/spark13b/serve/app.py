@@ -61,7 +61,8 @@ def make_app(session: Session, desk: Desk, settings: Settings) -> FastAPI:
     """The ASGI application."""
     app = FastAPI(title="spark13b", version=__version__, docs_url=None, redoc_url=None, responses=_PROBLEMS)
     metrics = Metrics(lambda: desk.waiting, lambda: desk.running, lambda: desk.open)
-    kitchen = _Kitchen(session, desk, settings, metrics)
+    desk.on_end = metrics.ended
+    kitchen = _Kitchen(session, desk, settings)
     model = {"id": settings.model_name, "object": "model", "created": int(time.time()), "owned_by": "spark13b"}
 
     @app.post("/v1/chat/completions")
@@ -132,8 +133,8 @@ def make_app(session: Session, desk: Desk, settings: Settings) -> FastAPI:
 class _Kitchen:
     """Makes the answers of both kinds, at once or as streams."""
 
-    def __init__(self, session: Session, desk: Desk, settings: Settings, metrics: Metrics) -> None:
-        self._session, self._desk, self._settings, self._metrics = session, desk, settings, metrics
+    def __init__(self, session: Session, desk: Desk, settings: Settings) -> None:
+        self._session, self._desk, self._settings = session, desk, settings
         self._seeds = random.Random(session.options.seed)  # of requests without one: each draws another answer
 
     def check_model(self, name: str | None) -> None:
@@ -216,12 +217,10 @@ class _Kitchen:
             await asyncio.wait([work, leaving], return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 return None
-            generations = work.result()
+            return work.result()
         finally:
             work.cancel()
             leaving.cancel()
-        self._metrics.ended(generations)
-        return generations
 
     async def _events(
         self, reply: Reply, tickets: Sequence[Ticket], echoes: Sequence[str], with_usage: bool
@@ -246,8 +245,6 @@ class _Kitchen:
         except Broken as error:
             yield event(problem(str(error), "server_error"))
             return
-        finally:
-            self._metrics.ended([one for one in generations.values() if one.done])
         if with_usage:
             yield event(reply.usage([generations[index] for index in sorted(generations)]))
         yield event("[DONE]")

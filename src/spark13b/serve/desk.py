@@ -56,6 +56,7 @@ class Desk:
         self.failure: Exception | None = None
         self._why = "the engine has failed"
         self.running = self.waiting = 0  # of the engine, as of its last step
+        self.on_end: Callable[[Generation], None] = lambda generation: None  # told of every answer, in `serve`'s thread
 
     @property
     def open(self) -> int:
@@ -131,9 +132,10 @@ class Desk:
                 if name == "add":
                     ticket.generation = self.engine.add(ticket.request)
                     self._tickets[ticket.generation.number] = ticket
-                elif ticket.generation is not None:
-                    self._tickets.pop(ticket.generation.number, None)
+                elif ticket.generation is not None and ticket.generation.number in self._tickets:
+                    del self._tickets[ticket.generation.number]
                     self.engine.cancel(ticket.generation)
+                    self.on_end(ticket.generation)
         except queue.Empty:
             return
 
@@ -144,6 +146,7 @@ class Desk:
         ticket.put(piece)
         if piece.generation.done:
             del self._tickets[piece.generation.number]
+            self.on_end(piece.generation)
             ticket.put(None)
 
     def _fail(self, error: Exception) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -39,17 +39,17 @@ class Metrics:
         """A request was answered."""
         self._requests.labels(path, str(status)).inc()
 
-    def ended(self, generations: Sequence[Generation]) -> None:
-        """Answers that were made."""
-        for generation in generations:
-            self._prompt.inc(len(generation.request.prompt))
-            self._new.inc(len(generation.tokens))
-            self._ended.labels(generation.finish_reason or "cancelled").inc()
-            if generation.first_token_at is not None:
-                self._first.observe(generation.first_token_at - generation.added_at)
-                if generation.finished_at is not None and len(generation.tokens) > 1:
-                    seconds = generation.finished_at - generation.first_token_at
-                    self._each.observe(seconds / (len(generation.tokens) - 1))
+    def ended(self, generation: Generation) -> None:
+        """An answer has ended, by itself or because nobody waits for it any more."""
+        self._ended.labels(generation.finish_reason or "cancelled").inc()
+        if generation.first_token_at is None:  # its prompt was not read
+            return
+        self._prompt.inc(len(generation.request.prompt))
+        self._new.inc(len(generation.tokens))
+        self._first.observe(generation.first_token_at - generation.added_at)
+        if generation.finished_at is not None and len(generation.tokens) > 1:
+            seconds = generation.finished_at - generation.first_token_at
+            self._each.observe(seconds / (len(generation.tokens) - 1))
 
     def text(self) -> bytes:
         """All of it, in Prometheus' format."""

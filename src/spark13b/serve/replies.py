@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from spark13b.data.stream_decoder import StreamDecoder
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.infer.requests import Generation, Token
 
@@ -20,14 +21,17 @@ class Reply:
         self._chat = kind == "chat"
         self.id = f"{'chatcmpl' if self._chat else 'cmpl'}-{uuid.uuid4().hex}"
         self._model, self._tokenizer, self._created = model, tokenizer, int(time.time())
+        self._places: dict[int, _Places] = {}  # of the choices
 
     def whole(self, generations: Sequence[Generation], echoes: Sequence[str]) -> dict[str, Any]:
         """The body of an answer that comes at once. `echoes`: what stands before each text of a completion."""
+        for index, echo in enumerate(echoes):
+            self.begin(index, echo)
         choices = [
             {
                 "index": index,
                 **self._content(generation.text, echo, delta=False),
-                "logprobs": self._logprobs(generation, generation.tokens),
+                "logprobs": self._logprobs(index, generation, generation.tokens),
                 "finish_reason": _reason(generation),
             }
             for index, (generation, echo) in enumerate(zip(generations, echoes, strict=True))
@@ -36,6 +40,7 @@ class Reply:
 
     def begin(self, index: int, echo: str) -> dict[str, Any] | None:
         """The chunk before the first text of a choice."""
+        self._places[index] = _Places(self._tokenizer.stream(), len(echo))
         if self._chat:
             return self._chunk(index, {"delta": {"role": "assistant", "content": ""}}, None, None)
         return self._chunk(index, {"text": echo}, None, None) if echo else None
@@ -43,7 +48,7 @@ class Reply:
     def piece(self, index: int, generation: Generation, text: str, tokens: Sequence[Token]) -> dict[str, Any]:
         """A chunk with text."""
         content = self._content(text, "", delta=True)
-        return self._chunk(index, content, self._logprobs(generation, tokens), None)
+        return self._chunk(index, content, self._logprobs(index, generation, tokens), None)
 
     def end(self, index: int, generation: Generation) -> dict[str, Any]:
         """The last chunk of a choice."""
@@ -66,7 +71,7 @@ class Reply:
         name = ("chat.completion" + (".chunk" if stream else "")) if self._chat else "text_completion"
         return {"id": self.id, "object": name, "created": self._created, "model": self._model}
 
-    def _logprobs(self, generation: Generation, tokens: Sequence[Token]) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, generation: Generation, tokens: Sequence[Token]) -> dict[str, Any] | None:
         if generation.request.logprobs is None:
             return None
         if self._chat:
@@ -84,11 +89,27 @@ class Reply:
             "top_logprobs": [
                 {spelled(self._tokenizer.piece(one))[0]: value for one, value in token.top} for token in tokens
             ],
+            "text_offset": self._places[index].of(tokens),
         }
 
     def _token(self, token: int, logprob: float | None) -> dict[str, Any]:
         text, data = spelled(self._tokenizer.piece(token))
         return {"token": text, "logprob": logprob, "bytes": list(data)}
+
+
+class _Places:
+    """Where the tokens of a choice begin in its text, in characters; all tokens of one character where it begins."""
+
+    def __init__(self, decoder: StreamDecoder, first: int) -> None:
+        self._decoder, self._next = decoder, first
+
+    def of(self, tokens: Sequence[Token]) -> list[int]:
+        """The places of the tokens that come next."""
+        places = []
+        for token in tokens:
+            places.append(self._next)
+            self._next += len(self._decoder.push(token.id))
+        return places
 
 
 def usage(generations: Sequence[Generation]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from spark13b.errors import InputError
+from spark13b.errors import InputError, JobError
 from spark13b.serve.desk import Desk
 
 _STARTING = 10.0  # seconds for the web server to begin
@@ -38,6 +38,12 @@ def listen(host: str, port: int) -> socket.socket:
     return found
 
 
+def address(where: socket.socket) -> str:
+    """The URL of a socket."""
+    name, number = where.getsockname()[:2]
+    return f"http://[{name}]:{number}" if ":" in name else f"http://{name}:{number}"
+
+
 def run(
     app: FastAPI,
     desk: Desk,
@@ -47,7 +53,10 @@ def run(
     live: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the running answers for at most `grace` seconds; a second signal ends
-    at once. `live` is called again and again. Raises JobError when the engine fails."""
+    at once. `live` is called again and again.
+
+    Raises JobError when the engine fails, or the web server does not begin or breaks off.
+    """
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -57,7 +66,15 @@ def run(
         timeout_graceful_shutdown=int(grace) + 1,
     )
     server = uvicorn.Server(config)
-    web = threading.Thread(target=server.run, kwargs={"sockets": [where]}, name="web", daemon=True)
+    broken: list[BaseException] = []
+
+    def serve_web() -> None:
+        try:
+            server.run(sockets=[where])
+        except BaseException as error:  # uvicorn may end its process, too
+            broken.append(error)
+
+    web = threading.Thread(target=serve_web, name="web", daemon=True)
     stop_at = [float("inf")]
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -72,8 +89,13 @@ def run(
         until = time.monotonic() + _STARTING
         while not server.started and web.is_alive() and time.monotonic() < until:
             time.sleep(0.01)
-        ready()
-        desk.serve(lambda: not web.is_alive() or time.monotonic() > stop_at[0], live)
+        if server.started:
+            ready()
+            desk.serve(lambda: not web.is_alive() or time.monotonic() > stop_at[0], live)
+        if broken or not server.started:
+            what = "broke off" if server.started else "did not begin"
+            reason = f": {broken[0]}" if broken else f" within {_STARTING:g} s"
+            raise JobError(f"the web server {what}{reason}", fix="start it again; --debug shows more")
     finally:
         server.should_exit = True
         web.join(timeout=_TELLING)  # clients are told why their answers do not end
