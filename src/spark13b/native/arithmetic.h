@@ -1,4 +1,4 @@
-// The arithmetic of kernels.h as a table of functions, which decode.cpp compiles for each set of instructions.
+// The arithmetic of kernels.h as a table of functions, for each set of instructions (levels.h).
 #pragma once
 
 #include <cstdint>
@@ -15,4 +15,17 @@ struct Arithmetic {
     void (*layer_norm)(const float* x, const float* gamma, const float* beta, int64_t size, float epsilon, float* out);
 };
 
-const Arithmetic& arithmetic(int level);
+const Arithmetic& arithmetic_of_baseline();
+#ifdef __x86_64__
+const Arithmetic& arithmetic_of_avx2();
+const Arithmetic& arithmetic_of_avx512();
+#endif
+
+inline const Arithmetic& arithmetic(int level) {
+#ifdef __x86_64__
+    if (level >= 2) return arithmetic_of_avx512();
+    if (level == 1) return arithmetic_of_avx2();
+#endif
+    (void)level;
+    return arithmetic_of_baseline();
+}

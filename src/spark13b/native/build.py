@@ -12,10 +12,21 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-SOURCES = ("decode.cpp", "prefill.cpp", "products.cpp", "attention.cpp")  # what is compiled; the headers beside it belong to it
-FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden")
+SOURCES = (
+    "arithmetic.cpp",
+    "decode.cpp",
+    "prefill.cpp",
+    "products.cpp",
+    "attention.cpp",
+    "training.cpp",
+    "optimizer.cpp",
+    "operators.cpp",
+)  # the headers beside them belong to them
+LEVELS = {"arithmetic.cpp": 3}  # those that are compiled once for each set of instructions, see each_level.h
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-pthread", "-fvisibility=hidden")
 LIBRARIES = ("-ldl",)
 _SECONDS = 300.0
 
@@ -31,7 +42,7 @@ def source_folder() -> Path:
 
 def library_name() -> str:
     """The file's name: it changes with the source, so that an old library is never used with a new source."""
-    digest = hashlib.sha256(" ".join(FLAGS).encode())
+    digest = hashlib.sha256(" ".join(FLAGS + LIBRARIES).encode())
     for path in [source_folder() / name for name in SOURCES] + sorted(source_folder().glob("*.h")):
         digest.update(f"{path.name}\n".encode() + path.read_bytes())
     return f"libspark13b-{platform.machine()}-{digest.hexdigest()[:12]}.so"
@@ -65,15 +76,34 @@ def build(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as workspace:
             made = Path(workspace) / target.name
-            sources = [str(source_folder() / name) for name in SOURCES]
-            command = [*compiler, *FLAGS, *sources, *LIBRARIES, "-o", str(made)]
-            result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS)
-            if result.returncode != 0:
-                said = result.stderr.decode(errors="replace").strip()
-                raise BuildError(f"{compiler[0]} ended with exit code {result.returncode}:\n{said[-2000:]}")
+            objects = _compile(compiler, Path(workspace))
+            _run([*compiler, "-shared", "-pthread", *map(str, objects), *LIBRARIES, "-o", str(made)])
             made.replace(target)
     except subprocess.TimeoutExpired:
         raise BuildError(f"{compiler[0]} did not end within {_SECONDS:g} s") from None
     except OSError as error:
         raise BuildError(f"{error.strerror or error}: {error.filename or folder}") from error
     return target
+
+
+def _compile(compiler: list[str], folder: Path) -> list[Path]:
+    """Compile all sources into `folder`, as many at once as there are cores -> the object files."""
+    units: list[tuple[str, list[str]]] = []
+    for name in SOURCES:
+        levels = LEVELS.get(name, 0)
+        units += [(name, [f"-DONLY_LEVEL={level}"]) for level in range(levels)] or [(name, [])]
+    objects = [folder / f"{number}.o" for number in range(len(units))]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        commands = [
+            [*compiler, *FLAGS, *more, "-c", str(source_folder() / name), "-o", str(target)]
+            for (name, more), target in zip(units, objects, strict=True)
+        ]
+        list(pool.map(_run, commands))
+    return objects
+
+
+def _run(command: list[str]) -> None:
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS)
+    if result.returncode != 0:
+        said = result.stderr.decode(errors="replace").strip()
+        raise BuildError(f"{command[0]} ended with exit code {result.returncode}:\n{said[-2000:]}")

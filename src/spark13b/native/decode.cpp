@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <new>
 #include <vector>
 
@@ -16,17 +15,6 @@
 #include "levels.h"
 #include "model.h"
 #include "pool.h"
-
-namespace {
-
-using Kernels = Arithmetic;
-
-}  // namespace
-
-#define KERNELS_FILE "kernels.h"
-#include "each_level.h"
-
-const Arithmetic& arithmetic(int level) { return kernels_of(level); }
 
 namespace {
 
@@ -76,7 +64,7 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
         if (ids[t] < 0 || ids[t] >= vocabulary || positions[t] < 0 || positions[t] >= shape->positions) return 1;
     const int64_t size = hidden / heads, half = size / 2;
     const float scale = 1.0f / std::sqrt(static_cast<float>(size));
-    const Kernels& run = kernels_of(level);
+    const Arithmetic& run = arithmetic(level);
     const Parameters weights = {matrices, vectors};
 
     Pool::Turn pool(Pool::of_process(), threads);

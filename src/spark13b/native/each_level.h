@@ -1,5 +1,8 @@
 // KERNELS_FILE compiled once for each set of instructions, after vectors.h: with KERNEL (the set's attribute, on every
 // function), LEVEL (its number) and LANES (floats of a vector). levels.h says how to use it. Include standard headers first.
+//
+// With ONLY_LEVEL, a number, only that set is compiled, for arithmetic so much that
+// each set has a compilation of its own (build.py).
 
 #include <algorithm>
 #include <cstdint>
@@ -11,6 +14,7 @@
 
 namespace {
 
+#if !defined(ONLY_LEVEL) || ONLY_LEVEL == 0
 // What every processor of the architecture can: SSE2, or NEON.
 namespace baseline {
 #define KERNEL
@@ -22,8 +26,10 @@ namespace baseline {
 #undef LEVEL
 #undef LANES
 }  // namespace baseline
+#endif
 
 #ifdef __x86_64__
+#if !defined(ONLY_LEVEL) || ONLY_LEVEL == 1
 namespace avx2 {
 #define KERNEL __attribute__((target("avx2,fma")))
 #define LEVEL 1
@@ -34,7 +40,9 @@ namespace avx2 {
 #undef LEVEL
 #undef LANES
 }  // namespace avx2
+#endif
 
+#if !defined(ONLY_LEVEL) || ONLY_LEVEL == 2
 namespace avx512 {
 #define KERNEL __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
 #define LEVEL 2
@@ -46,7 +54,9 @@ namespace avx512 {
 #undef LANES
 }  // namespace avx512
 #endif
+#endif
 
+#ifndef ONLY_LEVEL
 const Kernels& kernels_of(int level) {
 #ifdef __x86_64__
     if (level >= 2) return avx512::kernels;
@@ -55,5 +65,6 @@ const Kernels& kernels_of(int level) {
     (void)level;
     return baseline::kernels;
 }
+#endif
 
 }  // namespace
