@@ -81,7 +81,11 @@ struct StoredInt8 {
     KERNEL static inline void row(const Matrix& matrix, int64_t o, int64_t in, float* out) {
         const int8_t* w = static_cast<const int8_t*>(matrix.data) + o * in;
         const uint16_t* scales = static_cast<const uint16_t*>(matrix.scales) + o * (in / matrix.group);
-        for (int64_t i = 0; i < in; ++i) out[i] = w[i] * widened(scales[i / matrix.group]);
+        for (int64_t i = 0; i < in; i += matrix.group) {
+            const Vector scale = splat_widened(*scales++);
+            for (int64_t d = i; d < i + matrix.group; d += LANES)
+                store(out + d, __builtin_convertvector(widened_bytes(w + d), Vector) * scale);
+        }
     }
 };
 
@@ -192,12 +196,23 @@ struct StoredInt4 {
     }
 
     KERNEL static inline void row(const Matrix& matrix, int64_t o, int64_t in, float* out) {
+        const int64_t group = matrix.group, groups = in / group, per_block = 128 / group, pairs = group / 32;
         const uint8_t* w = static_cast<const uint8_t*>(matrix.data) + o * in / 2;
-        const uint16_t* scales = static_cast<const uint16_t*>(matrix.scales) + o * (in / matrix.group);
-        for (int64_t i = 0; i < in; ++i) {
-            const int64_t place = i % 128, lane = place % 16, bits = 4 * (place / 16);
-            const int which = w[i / 128 * 64 + 4 * lane + bits / 8] >> (bits % 8) & 15;
-            out[i] = kLevels[which] * widened(scales[i / matrix.group]);
+        const uint16_t* scales = static_cast<const uint16_t*>(matrix.scales) + o * groups;
+        for (int64_t b = 0; b < in / 128; ++b) {
+            Block block;
+            block.open(w + b * 64);
+            for (int64_t step = 0; step < per_block; ++step) {
+                const int64_t g = b * per_block + (Block::kForwards ? step : per_block - 1 - step);
+                const typename Block::Scale scale = Block::scaled(scales[g]);
+                for (int64_t pair = 0; pair < pairs; ++pair) {
+                    float* to = out + g * group + (Block::kForwards ? pair : pairs - 1 - pair) * 32;
+                    for (int second = 0; second < 2; ++second)
+                        for (int part = 0; part < 16 / LANES; ++part)
+                            store(to + 16 * second + part * LANES, block.weights(second, part, scale));
+                    block.next();
+                }
+            }
         }
     }
 };
