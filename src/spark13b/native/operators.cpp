@@ -48,12 +48,13 @@ Rows<Number> rows_of(Number* data, const AttentionShape& shape) {
 }
 
 // numbers: threads, level, heads, window, type, recompute, the bits of epsilon. Tensors behind them: ids, targets, mask,
-// factor, cos, sin, the weights; then the loss and, with `differentiates`, as many gradients as weights.
+// factor, cos, sin (of as many positions or more), the weights; then the two sums of train_batch and, with
+// `differentiates`, as many gradients as weights.
 int train(int count, void** data, int64_t** shapes, bool differentiates) {
     constexpr int kBefore = 7;
     const Call call = call_of(data, shapes);
     const int weights = differentiates ? (count - kBefore - 1) / 2 : count - kBefore - 1;
-    if (weights < 21 || (weights - 3) % 18 || call.threads() < 1) return 1;
+    if (weights < 21 || (weights - 3) % 18 || call.threads() < 1 || shapes[5][0] < shapes[1][1]) return 1;
     TrainingShape shape{};
     shape.batch = shapes[1][0];
     shape.tokens = shapes[1][1];

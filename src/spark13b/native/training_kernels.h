@@ -14,12 +14,14 @@ KERNEL static inline void put(float* to, Vector v, int64_t left) {
         std::memcpy(to, &v, left * sizeof(float));
 }
 
+typedef uint16_t Narrow __attribute__((vector_size(LANES * 2)));
+
 // Rounded to the nearest, ties to even.
 KERNEL static inline void put(uint16_t* to, Vector v, int64_t left) {
     Integers bits;
     std::memcpy(&bits, &v, sizeof bits);
     bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    const Halves half = __builtin_convertvector(bits, Halves);
+    const Narrow half = __builtin_convertvector(bits, Narrow);
     std::memcpy(to, &half, std::min<int64_t>(left, LANES) * sizeof(uint16_t));
 }
 
