@@ -145,7 +145,7 @@ def test_everything_the_page_shows_happens(page: str, tmp_path: Path, weights: P
     text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
     shown = "".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
     commands = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", shown, re.MULTILINE)
-    assert len(commands) == 12
+    assert len(commands) == 13
     for line, expected in commands:
         words = line.split()
         if words[0] == "spark13b":
@@ -162,7 +162,7 @@ def without_speed(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", ["convert", "info", "verify", "diff", "split", "merge", "merge-lora", "extract-lora"]
+    "command", ["convert", "quantize", "info", "verify", "diff", "split", "merge", "merge-lora", "extract-lora"]
 )
 def test_every_help_page_ends_with_an_example(command: str) -> None:
     assert f"Example: spark13b ckpt {command}" in " ".join(run("ckpt", command, "--help").stdout.split())

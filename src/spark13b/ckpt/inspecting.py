@@ -41,13 +41,17 @@ class Family:
     count: int
 
 
-def families(infos: Iterable[TensorInfo]) -> list[Family]:
-    """The tensors, those of all layers taken together where shape and dtype agree."""
+def families(infos: Iterable[TensorInfo], formats: Mapping[str, tuple[str, int]] | None = None) -> list[Family]:
+    """The tensors, those of all layers taken together where shape and number format agree.
+
+    `formats`: name -> the format in the file, where that is not the array's.
+    """
     groups: dict[tuple[str, tuple[int, ...], str], list[str]] = {}
     for info in infos:
         found = _LAYER.search(info.name)
         key = _LAYER.sub("{}", info.name, count=1)
-        groups.setdefault((key, info.shape, info.dtype.name), []).append(found[0] if found else "")
+        format = formats[info.name][0] if formats is not None else info.dtype.name
+        groups.setdefault((key, info.shape, format), []).append(found[0] if found else "")
     return [
         Family(name.replace("{}", _numbers(numbers), 1), shape, dtype, len(numbers))
         for (name, shape, dtype), numbers in groups.items()
@@ -63,10 +67,10 @@ def numbers_by_kind(checkpoint: Checkpoint) -> dict[Kind, int]:
 
 
 def bytes_by_dtype(checkpoint: Checkpoint) -> dict[str, int]:
-    """How many bytes there are of each number format."""
+    """How many bytes there are of each number format in the file."""
     counts: Counter[str] = Counter()
-    for info in checkpoint.infos.values():
-        counts[info.dtype.name] += info.nbytes
+    for format, nbytes in checkpoint.formats().values():
+        counts[format] += nbytes
     return dict(counts)
 
 

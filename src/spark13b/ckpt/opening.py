@@ -6,6 +6,7 @@ from pathlib import Path
 
 from spark13b.ckpt.layout import MANIFEST, rank_folders
 from spark13b.ckpt.mindspore_reader import looks_encrypted, looks_like_ckpt, open_ckpt
+from spark13b.ckpt.quantized import with_own_weights
 from spark13b.ckpt.safetensors_file import looks_like_safetensors, open_safetensors
 from spark13b.ckpt.shards import open_shards
 from spark13b.ckpt.tensors import Checkpoint
@@ -22,9 +23,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
     A folder may hold one checkpoint file, shards with an index (`*.index.json`), `rank_0/` with complete weights, or
     the slices that `spark13b ckpt split` wrote, which appear joined; a training run's stands for its newest
-    checkpoint. Raises InputError, naming file, tensor and byte.
+    checkpoint. Quantised weights appear as what they stand for. Raises InputError, naming file, tensor and byte.
     """
-    path = weights_of(Path(path))
+    return with_own_weights(_open_stored(weights_of(Path(path))))
+
+
+def _open_stored(path: Path) -> Checkpoint:
+    """The tensors that are in the file or files."""
     if path.is_dir():
         return _open_folder(path)
     if not path.exists():
@@ -35,7 +40,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def open_file(path: Path) -> Checkpoint:
-    """One checkpoint file of whatever format."""
+    """One checkpoint file of whatever format, with the tensors that are in it."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(256)

@@ -6,6 +6,7 @@ renaming, casting, cutting or joining, one tensor at a time: conversions are `De
 
 from __future__ import annotations
 
+import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -74,6 +75,13 @@ class Checkpoint(Mapping[str, Array]):
         """The bytes of that array in order, piece by piece. Damage may be found only after the last piece."""
         return pieces_of(self.read(name))
 
+    def mapped(self, name: str) -> Array | None:
+        """That array as the file's own pages in memory, read when they are touched and shared with other processes.
+
+        It is read-only and stays when the checkpoint is closed; checksums are not compared. None: it cannot be.
+        """
+        return None
+
     def close(self) -> None:
         """Let go of the files. Reading afterwards is an error."""
 
@@ -85,6 +93,10 @@ class Checkpoint(Mapping[str, Array]):
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(info.nbytes for info in self.infos.values())
+
+    def formats(self) -> dict[str, tuple[str, int]]:
+        """Name -> the number format that the file has, and the bytes there."""
+        return {name: (info.dtype.name, info.nbytes) for name, info in self.infos.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape."""
@@ -146,6 +158,7 @@ class FileCheckpoint(Checkpoint):
         super().__init__(path, format, {name: item.info for name, item in stored.items()}, metadata)
         self._stored = dict(stored)
         self._file: int | None = os.open(path, os.O_RDONLY)
+        self._memory: mmap.mmap | None = None
         self._forgets = os.fstat(self._file).st_size > _memory() // 8
 
     def read(self, name: str) -> Array:
@@ -166,13 +179,21 @@ class FileCheckpoint(Checkpoint):
                     self._forget(part.offset + forgotten, done - forgotten)
                     forgotten = done
 
+    def mapped(self, name: str) -> Array | None:
+        info, parts = self._stored[name].info, self._stored[name].parts
+        if self._file is None or len(parts) != 1 or parts[0].offset % info.dtype.itemsize or not info.nbytes:
+            return None
+        if self._memory is None:
+            self._memory = mmap.mmap(self._file, 0, prot=mmap.PROT_READ)
+        return np.frombuffer(self._memory, info.dtype, info.size, parts[0].offset).reshape(info.shape)
+
     def has_checksum(self, name: str) -> bool:
         return all(part.crc is not None or not part.nbytes for part in self._stored[name].parts)
 
     def close(self) -> None:
         if self._file is not None:
             os.close(self._file)
-            self._file = None
+            self._file = self._memory = None  # arrays that show the mapped memory keep it
 
     def _forget(self, offset: int, nbytes: int) -> None:
         """Let the page cache drop what has gone by, where the file is large beside the memory.
@@ -225,12 +246,19 @@ class Recipe:
     read: Callable[[], Array]
     pieces: Callable[[], Iterator[memoryview]] | None = None
     checked: bool = False  # whether checksums are seen to on the way
+    mapped: Callable[[], Array | None] | None = None
 
     @classmethod
     def same(cls, source: Checkpoint, name: str, new_name: str | None = None) -> Recipe:
         """A tensor of `source` as it is, by the same or another name."""
         info = source.infos[name].renamed(new_name or name)
-        return cls(info, partial(source.read, name), partial(source.pieces, name), source.has_checksum(name))
+        return cls(
+            info,
+            partial(source.read, name),
+            partial(source.pieces, name),
+            source.has_checksum(name),
+            partial(source.mapped, name),
+        )
 
 
 class Derived(Checkpoint):
@@ -259,6 +287,10 @@ class Derived(Checkpoint):
     def pieces(self, name: str) -> Iterator[memoryview]:
         recipe = self._recipes[name]
         return recipe.pieces() if recipe.pieces is not None else super().pieces(name)
+
+    def mapped(self, name: str) -> Array | None:
+        mapped = self._recipes[name].mapped
+        return mapped() if mapped is not None else None
 
     def has_checksum(self, name: str) -> bool:
         return self._recipes[name].checked

@@ -15,8 +15,11 @@ from spark13b.native.matrix import BFLOAT16, Matrix
 GROUPS = (32, 64, 128)  # inputs that may share a scale
 BLOCK = 128  # int4 weights that are packed together (stored.h)
 LEVELS = np.array([-127, -92, -69, -51, -36, -23, -12, -1, 9, 19, 30, 42, 55, 70, 88, 111], np.int8)  # weights.h
-_NEAREST = np.abs(LEVELS[:, None].astype(np.int32) - np.arange(-128, 129)).argmin(axis=0).astype(np.uint8)
+LARGEST = 1e30  # weights that can be rounded: products by levels stay finite
 _STRETCHES = (0.75, 0.83, 0.91, 0.99, 1.07)  # scales that are tried, of the one that reaches the largest number
+_REACH = 176  # more than 127 / 0.75, where the largest number may come to lie
+_NEAREST = np.abs(LEVELS[:, None].astype(np.int32) - np.arange(-_REACH, _REACH + 2)).argmin(axis=0).astype(np.uint8)
+_NEAREST_LEVEL = LEVELS.astype(np.float32)[_NEAREST]
 _NUMBERS = 1 << 16  # rounded at once: they stay in the processor's second cache
 
 
@@ -26,7 +29,7 @@ def fits(inputs: int, bits: int, group: int) -> bool:
 
 
 def quantize(weights: np.ndarray, bits: int, group: int) -> Matrix:
-    """Round `weights` (outputs, inputs), float32 and finite, to 8 or 4 bits: a Matrix that the library reads.
+    """Round `weights` (outputs, inputs), float32 of at most `LARGEST`, to 8 or 4 bits: a Matrix that the library reads.
 
     Scales of 8 bits reach the largest number of their group; those of 4 bits are the best of ten by the squared error.
     """
@@ -50,7 +53,8 @@ def dequantize(matrix: Matrix) -> np.ndarray:
     assert matrix.scales is not None
     levels = matrix.array if matrix.array.dtype == np.int8 else LEVELS[unpack(matrix.array)]
     groups = levels.astype(np.float32).reshape(*matrix.scales.shape, matrix.group)
-    groups *= matrix.scales.view(BFLOAT16).astype(np.float32)[..., None]
+    with np.errstate(over="ignore", invalid="ignore"):  # of a damaged file: what is infinite is found by who looks
+        groups *= matrix.scales.view(BFLOAT16).astype(np.float32)[..., None]
     return groups.reshape(matrix.shape)
 
 
@@ -72,7 +76,7 @@ def unpack(packed: np.ndarray) -> np.ndarray:
 def _rounded8(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Groups (N, G) -> levels (N, G) int8, scales (N,)."""
     scales = _as_scale(np.abs(groups).max(axis=1) / 127)
-    return np.clip(np.rint(groups / _wide(scales)), -127, 127).astype(np.int8), scales
+    return np.clip(np.rint(groups / scales.astype(np.float32)[:, None]), -127, 127).astype(np.int8), scales
 
 
 def _rounded4(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,22 +85,24 @@ def _rounded4(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The largest number of a group comes to lie at one end of the levels or at the other, or a little beyond: scales may
     be negative.
     """
-    rows = np.arange(len(groups))
-    largest = groups[rows, np.abs(groups).argmax(axis=1)]
-    best = np.full(len(groups), np.inf, np.float32)
-    numbers, scales = np.zeros(groups.shape, np.uint8), np.ones(len(groups), BFLOAT16)
-    levels = LEVELS.astype(np.float32)
-    for end in (levels[0], levels[-1]):
+    largest = groups[np.arange(len(groups)), np.abs(groups).argmax(axis=1)]
+    best, scales = np.full(len(groups), np.inf), np.ones(len(groups), BFLOAT16)
+    for end in (LEVELS[0], LEVELS[-1]):
         for stretch in _STRETCHES:
             tried = _as_scale(largest * np.float32(stretch / end))
-            wide = _wide(tried)
-            places = np.rint(np.clip(groups / wide, -128, 128)).astype(np.int16)
-            nearest = _NEAREST[places + 128]
-            gaps = levels[nearest] * wide - groups
-            errors = np.einsum("ng,ng->n", gaps, gaps)
+            levels = _NEAREST_LEVEL.take(_places(groups, tried))
+            scale = tried.astype(np.float64)  # the squared error, but for the weights' own squares
+            errors = scale * (scale * np.einsum("ng,ng->n", levels, levels) - 2 * np.einsum("ng,ng->n", levels, groups))
             better = errors < best
-            best[better], numbers[better], scales[better] = errors[better], nearest[better], tried[better]
-    return numbers, scales
+            best[better], scales[better] = errors[better], tried[better]
+    return _NEAREST.take(_places(groups, scales)), scales
+
+
+def _places(groups: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Where the weights, in scales, are in the tables of what is nearest."""
+    places = groups * (1 / scales.astype(np.float32))[:, None]
+    places += _REACH + 0.5  # what is cut off next is then rounded
+    return places.astype(np.uint16)
 
 
 def _as_scale(scales: np.ndarray) -> np.ndarray:
@@ -104,7 +110,3 @@ def _as_scale(scales: np.ndarray) -> np.ndarray:
     rounded = scales.astype(np.float32).astype(BFLOAT16)
     rounded[np.abs(rounded.astype(np.float32)) < 1e-30] = 1e-30
     return rounded
-
-
-def _wide(scales: np.ndarray) -> np.ndarray:
-    return scales.astype(np.float32)[:, None]
