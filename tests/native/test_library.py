@@ -41,7 +41,13 @@ class Texts:
     """A model of the library alone, and rings of `count` texts."""
 
     def __init__(
-        self, library: Library, count: int, slots: int | None = None, stored: str = "float32", **shape: int
+        self,
+        library: Library,
+        count: int,
+        slots: int | None = None,
+        stored: str = "float32",
+        halves: bool = False,
+        **shape: int,
     ) -> None:
         sizes = {"num_layers": 2, "hidden_size": 96, "num_heads": 3, "ffn_hidden_size": 74, "vocab_size": 37}
         self.config = SparkConfig(**({**sizes, "seq_length": 40, "sparse_local_size": 8} | shape))
@@ -56,7 +62,8 @@ class Texts:
         self.parameters = list(ordered.values())
         self.weights = Weights(self.parameters, cos, sin, self.config.num_heads, self.config.layernorm_epsilon)
         ring = (count, self.config.num_layers, 2, self.config.num_heads * self.slots, self.config.head_size)
-        self.rings = np.zeros(ring, np.float32)
+        self.rings = np.zeros(ring, BFLOAT16 if halves else np.float32)
+        self.halves = halves
         flat = self.rings.reshape(-1, *self.rings.shape[3:])
         self.addresses = addresses_of(list(flat)).reshape(count, -1, 2)
         self.library = library
@@ -64,7 +71,9 @@ class Texts:
     def step(self, texts: list[int], ids: list[int], positions: list[int], threads: int = 1, **more: int) -> np.ndarray:
         """One token of some of the texts."""
         numbers = (np.array(ids, np.int32), np.array(positions, np.int32))
-        return self.library.step(self.weights, self.slots, *numbers, self.addresses[texts], threads=threads, **more)
+        return self.library.step(
+            self.weights, self.slots, *numbers, self.addresses[texts], threads=threads, halves=self.halves, **more
+        )
 
 
 def grown(texts: Texts, ids: np.ndarray, **more: int) -> np.ndarray:

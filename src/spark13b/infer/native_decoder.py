@@ -10,6 +10,7 @@ import numpy as np
 from spark13b.infer.decoding import READING, Decoding
 from spark13b.infer.native_model import NativeModel, type_problem
 from spark13b.native.library import Library, addresses_of, find_library, thread_count
+from spark13b.native.matrix import BFLOAT16
 
 if TYPE_CHECKING:
     from spark13b.model.causal_lm import SparkForCausalLM
@@ -68,7 +69,7 @@ def native_model_of(model: SparkForCausalLM, library: Library) -> NativeModel:
 
 
 class NativeDecoder:
-    """A decoder whose caches are NumPy's."""
+    """A decoder whose caches are NumPy's, of the compute type."""
 
     def __init__(self, model: NativeModel, slots: int, seats: int, chunk: int) -> None:
         self.config, self.slots, self.seats, self.chunk = model.config, slots, seats, chunk
@@ -91,6 +92,7 @@ class NativeDecoder:
             self._ring(READING)[1],
             threads=self._threads,
             rounds=self._model.rounds,
+            halves=self._model.rounds,
         )[0]
 
     def step(self, seats: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> np.ndarray:
@@ -98,7 +100,15 @@ class NativeDecoder:
             raise ValueError(f"position {max(positions)}: there is room for {self._room} tokens")
         rings = np.stack([self._ring(seat)[1] for seat in seats])
         ids, places = np.array(tokens, np.int32), np.array(positions, np.int32)
-        return self._model.library.step(self._model.native, self.slots, ids, places, rings, threads=self._threads)
+        return self._model.library.step(
+            self._model.native,
+            self.slots,
+            ids,
+            places,
+            rings,
+            threads=self._threads,
+            halves=self._model.rounds,
+        )
 
     def copy(self, source: int, target: int) -> None:
         np.copyto(self._ring(target)[0], self._ring(source)[0])
@@ -108,6 +118,6 @@ class NativeDecoder:
             if not 0 <= seat <= self.seats:
                 raise ValueError(f"seat {seat} of {self.seats}")
             shape = (2 * self.config.num_layers, self.config.num_heads * self.slots, self.config.head_size)
-            self._rings[seat] = np.zeros(shape, np.float32)
+            self._rings[seat] = np.zeros(shape, BFLOAT16 if self._model.rounds else np.float32)
             self._addresses[seat] = addresses_of(list(self._rings[seat])).reshape(-1, 2)
         return self._rings[seat], self._addresses[seat]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import ml_dtypes
 import numpy as np
 
 from spark13b.ckpt.dtypes import PIECE
@@ -14,9 +13,9 @@ from spark13b.config.model import SparkConfig
 from spark13b.model.names import expected_shapes
 from spark13b.model.rope_table import rope_table
 from spark13b.native.library import Library, Weights
-from spark13b.native.matrix import Matrix
+from spark13b.native.matrix import BFLOAT16, Matrix
 
-_TYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_TYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
 
 
 class NativeModel:
@@ -24,7 +23,7 @@ class NativeModel:
 
     def __init__(self, config: SparkConfig, parameters: Mapping[str, np.ndarray | Matrix], library: Library) -> None:
         self.config, self.library = config, library
-        self.rounds = config.compute_type == "bfloat16"  # products of many rows are then of bfloat16
+        self.rounds = config.compute_type == "bfloat16"  # products of many rows, and caches, are then bfloat16
         self._parameters = {name: parameters[name] for name in expected_shapes(config)}
         cos, sin = (np.ascontiguousarray(table, np.float32) for table in rope_table(config))
         self.native = Weights(list(self._parameters.values()), cos, sin, config.num_heads, config.layernorm_epsilon)

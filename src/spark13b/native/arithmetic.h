@@ -10,8 +10,8 @@ struct Arithmetic {
                    int64_t y_stride, int64_t begin, int64_t end);
     void (*row)(const Matrix& w, int64_t which, int64_t in, float* out);
     void (*gated_gelu)(float* gate, const float* value, int64_t count);
-    void (*attend)(const float* q, const float* keys, const float* values, int64_t count, int64_t size, float* scores,
-                   float* out);
+    void (*attend)(const float* q, const void* keys, const void* values, int32_t type, int64_t count, int64_t size,
+                   float* scores, float* out);
     void (*layer_norm)(const float* x, const float* gamma, const float* beta, int64_t size, float epsilon, float* out);
 };
 

@@ -15,6 +15,7 @@
 #include "levels.h"
 #include "model.h"
 #include "pool.h"
+#include "ring.h"
 
 namespace {
 
@@ -36,6 +37,16 @@ struct Product {
     int64_t end(int64_t piece) const { return std::min(outputs, (piece + 1) * size); }
 };
 
+// Rotate one head's row in place, (x, y) halves by cos and sin (size), the first half of sin negative; and scale it.
+void turn(float* row, const float* cos, const float* sin, int64_t size, float scale) {
+    const int64_t half = size / 2;
+    for (int64_t d = 0; d < half; ++d) {
+        const float x = row[d], y = row[d + half];
+        row[d] = (x * cos[d] + y * sin[d]) * scale;
+        row[d + half] = (y * cos[d + half] + x * sin[d + half]) * scale;
+    }
+}
+
 }  // namespace
 
 extern "C" {
@@ -52,17 +63,18 @@ EXPORTED const char* spark_compiler() {
 }
 
 // matrices, vectors: see Parameters. cos, sin: (positions, D), the first half of sin negative. rings: of each text, of each
-// layer, keys and values (H * slots, D). logits: (texts, vocabulary).
+// layer, keys and values (H * slots, D) of `ring_type`, kFloat32 or kBfloat16. logits: (texts, vocabulary).
 // -> 0, 1 for an argument out of its range, 2 when there is no memory for the activations.
 EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, const float* const* vectors,
                                const float* cos, const float* sin, int64_t texts, int64_t slots, const int32_t* ids,
-                               const int32_t* positions, float* const* rings, float* logits, int threads, int level) {
+                               const int32_t* positions, void* const* rings, int32_t ring_type, float* logits, int threads,
+                               int level) {
     const int64_t hidden = shape->hidden, heads = shape->heads, mlp = shape->mlp, vocabulary = shape->vocabulary;
     if (texts < 1 || slots < 1 || threads < 1 || hidden < 1 || heads < 1 || hidden % heads || level > best_level())
         return 1;
     for (int64_t t = 0; t < texts; ++t)
         if (ids[t] < 0 || ids[t] >= vocabulary || positions[t] < 0 || positions[t] >= shape->positions) return 1;
-    const int64_t size = hidden / heads, half = size / 2;
+    const int64_t size = hidden / heads;
     const float scale = 1.0f / std::sqrt(static_cast<float>(size));
     const Arithmetic& run = arithmetic(level);
     const Parameters weights = {matrices, vectors};
@@ -111,20 +123,15 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
         });
         pool.share(texts * heads, [&](int64_t unit, int worker) {
             const int64_t t = unit / heads, head = unit % heads, position = positions[t];
-            float* const* ring = rings + (t * shape->layers + number) * 2;
-            float *keys = ring[0] + head * slots * size, *values = ring[1] + head * slots * size;
+            void* const* ring = rings + (t * shape->layers + number) * 2;
+            Ring keys(ring[0], ring_type, head, slots, size), values(ring[1], ring_type, head, slots, size);
             float *q = qkv[0] + unit * size, *k = qkv[1] + unit * size, *v = qkv[2] + unit * size;
-            const float *c = cos + position * size, *s = sin + position * size;
-            float *key = keys + position % slots * size, *turned = attended + unit * size;
-            for (int64_t d = 0; d < size; ++d) {
-                const int64_t other = d < half ? d + half : d - half;
-                turned[d] = (q[d] * c[d] + q[other] * s[d]) * scale;
-                key[d] = k[d] * c[d] + k[other] * s[d];
-            }
-            std::memcpy(q, turned, size * sizeof(float));  // for the attention's result takes that place
-            std::memcpy(values + position % slots * size, v, size * sizeof(float));
-            run.attend(q, keys, values, std::min(position + 1, slots), size, all_scores.data() + worker * room,
-                       attended + unit * size);
+            turn(q, cos + position * size, sin + position * size, size, scale);
+            turn(k, cos + position * size, sin + position * size, size, 1.0f);
+            keys.put(position, k);
+            values.put(position, v);
+            run.attend(q, keys.rows(), values.rows(), ring_type, std::min(position + 1, slots), size,
+                       all_scores.data() + worker * room, attended + unit * size);
         });
         share({matrix.out, vector.out_bias, hidden, hidden}, attended, true, x);
 

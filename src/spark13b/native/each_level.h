@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "bfloat16.h"
+
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif

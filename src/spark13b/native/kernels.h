@@ -91,16 +91,18 @@ KERNEL static void gated_gelu(float* gate, const float* value, int64_t count) {
 
 // One head of one text: q (size), scaled, over the first `count` slots of its rings -> out (size). `scores` has room for
 // the slots and LANES more.
-KERNEL static void attend(const float* q, const float* keys, const float* values, int64_t count, int64_t size,
-                          float* scores, float* out) {
+template <class Element>
+KERNEL static void attend_of(const float* q, const Element* keys, const Element* values, int64_t count, int64_t size,
+                             float* scores, float* out) {
+    const Matrix rows = {keys, nullptr, kFloat32, 0};
+    int64_t s = 0;
+    for (; s + 4 <= count; s += 4)
+        dots<StoredNumbers<Element>, 4, 1>(rows, s, q, size, nullptr, false, scores, 1);
+    for (; s < count; ++s) dots<StoredNumbers<Element>, 1, 1>(rows, s, q, size, nullptr, false, scores, 1);
     float most = -std::numeric_limits<float>::infinity();
-    for (int64_t s = 0; s < count; ++s) {
-        const Matrix key = {keys + s * size, nullptr, kFloat32, 0};
-        dots<StoredNumbers<float>, 1, 1>(key, 0, q, size, nullptr, false, scores + s, 1);
-        most = std::max(most, scores[s]);
-    }
+    for (s = 0; s < count; ++s) most = std::max(most, scores[s]);
     Vector sums = {};
-    for (int64_t s = 0; s < count; s += LANES) {
+    for (s = 0; s < count; s += LANES) {
         const Vector weights = exp_of(load(scores + s) - most);  // what lies behind the scores is cleared next
         store(scores + s, weights);
         if (s + LANES > count) std::memset(scores + count, 0, (s + LANES - count) * sizeof(float));
@@ -110,20 +112,29 @@ KERNEL static void attend(const float* q, const float* keys, const float* values
     int64_t d = 0;
     for (; d + 4 * LANES <= size; d += 4 * LANES) {
         Vector parts[4] = {};
-        for (int64_t s = 0; s < count; ++s)
+        for (s = 0; s < count; ++s)
             for (int j = 0; j < 4; ++j) parts[j] += scores[s] * load(values + s * size + d + j * LANES);
         for (int j = 0; j < 4; ++j) store(out + d + j * LANES, parts[j] * share);
     }
     for (; d + LANES <= size; d += LANES) {
         Vector part = {};
-        for (int64_t s = 0; s < count; ++s) part += scores[s] * load(values + s * size + d);
+        for (s = 0; s < count; ++s) part += scores[s] * load(values + s * size + d);
         store(out + d, part * share);
     }
     for (; d < size; ++d) {
         float part = 0.0f;
-        for (int64_t s = 0; s < count; ++s) part += scores[s] * values[s * size + d];
+        for (s = 0; s < count; ++s) part += scores[s] * widened(values[s * size + d]);
         out[d] = part * share;
     }
+}
+
+// The same for rings of float32 or bfloat16.
+KERNEL static void attend(const float* q, const void* keys, const void* values, int32_t type, int64_t count, int64_t size,
+                          float* scores, float* out) {
+    if (type == kBfloat16)
+        attend_of(q, static_cast<const uint16_t*>(keys), static_cast<const uint16_t*>(values), count, size, scores, out);
+    else
+        attend_of(q, static_cast<const float*>(keys), static_cast<const float*>(values), count, size, scores, out);
 }
 
 // (x - mean) / sqrt(variance + epsilon) * gamma + beta, one row.

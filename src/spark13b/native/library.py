@@ -102,12 +102,13 @@ class Library:
         self.compiler: str = loaded.spark_compiler().decode()
         self.level: int = loaded.spark_level()
         self._step = loaded.spark_decode_step
-        pointer, number = ctypes.c_void_p, ctypes.c_int64
-        self._step.argtypes = [pointer] * 5 + [number, number] + [pointer] * 4 + [ctypes.c_int, ctypes.c_int]
-        self._step.restype = ctypes.c_int
+        pointer, number, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+        weights, ring = [*[pointer] * 5], [pointer, small]
+        self._step.argtypes = [*weights, *[number] * 2, *[pointer] * 2, *ring, pointer, *[small] * 2]
+        self._step.restype = small
         self._prefill = loaded.spark_prefill
-        self._prefill.argtypes = [pointer] * 5 + [number] * 4 + [pointer] * 2 + [number, pointer] + [ctypes.c_int] * 3
-        self._prefill.restype = ctypes.c_int
+        self._prefill.argtypes = [*weights, *[number] * 4, pointer, *ring, number, pointer, *[small] * 3]
+        self._prefill.restype = small
         self._open_onednn = loaded.spark_open_onednn
         self._open_onednn.argtypes, self._open_onednn.restype = [ctypes.c_char_p], ctypes.c_int
         self._multiply = loaded.spark_multiply
@@ -129,13 +130,14 @@ class Library:
         rings: np.ndarray,
         *,
         threads: int,
+        halves: bool = False,
         level: int | None = None,
     ) -> np.ndarray:
         """A token of each text, `ids` (N,) at `positions` (N,), both int32 -> logits (N, V) float32 after each.
 
-        `rings` (N, layers, 2): where the keys and values of a text lie, (H*slots, D) float32 each, see `addresses_of`;
-        the token's own are written there. `level`: of LEVELS; the best by default. Raises ValueError for numbers out of
-        range, JobError when memory ends.
+        `rings` (N, layers, 2): where the keys and values of a text lie, (H*slots, D) each, see `addresses_of`: float32,
+        with `halves` bfloat16; the token's own are written there. `level`: of LEVELS; the best by default. Raises
+        ValueError for numbers out of range, JobError when memory ends.
         """
         count = len(ids)
         level = self.level if level is None else level
@@ -155,7 +157,9 @@ class Library:
             *weights.pointers(),
             count,
             slots,
-            *(array.ctypes.data for array in (ids, positions, rings, logits)),
+            *(array.ctypes.data for array in (ids, positions, rings)),
+            halves,
+            logits.ctypes.data,
             threads,
             level,
         )
@@ -177,11 +181,12 @@ class Library:
         threads: int,
         wanted: int = 1,
         rounds: bool = False,
+        halves: bool = False,
         level: int | None = None,
     ) -> np.ndarray:
         """Read `ids` (T,) int32 at positions `start` on -> logits (wanted, V) float32 of the last `wanted` of them.
 
-        `rings` (layers, 2): where the text's keys and values lie, (H*slots, D) float32 each, which hold what is before
+        `rings` (layers, 2): where the text's keys and values lie, as of `step`, which hold what is before
         `start` and get what is read. A token sees `window` of them, itself among these. With `rounds` products are of
         bfloat16, with float32 sums. Raises ValueError for numbers out of range, JobError when memory ends.
         """
@@ -206,6 +211,7 @@ class Library:
             window,
             ids.ctypes.data,
             rings.ctypes.data,
+            halves,
             wanted,
             logits.ctypes.data,
             rounds,

@@ -17,6 +17,7 @@
 #include "model.h"
 #include "pool.h"
 #include "products.h"
+#include "ring.h"
 
 namespace {
 
@@ -63,7 +64,7 @@ class Prefill {
 
     // -> false when a product fails
     bool read(const float* cos, const float* sin, int64_t start, int64_t slots, int64_t window, const int32_t* ids,
-              float* const* rings, int64_t wanted, float* logits) {
+              void* const* rings, int32_t ring_type, int64_t wanted, float* logits) {
         const int64_t hidden = shape_.hidden, mlp = shape_.mlp, size = hidden / shape_.heads;
         const int64_t past = std::min({start, window - 1, slots});
         std::vector<float> keys((past + rows_) * hidden), values((past + rows_) * hidden);
@@ -72,7 +73,6 @@ class Prefill {
         pool_.share(count_, [&](int64_t t, int) { run_.row(weights_.embedding(), ids[t], hidden, &x_[t * hidden]); });
         for (int64_t number = 0; number < shape_.layers; ++number) {
             const auto& [matrix, vector] = weights_.layer(number);
-            float *ring_keys = rings[2 * number], *ring_values = rings[2 * number + 1];
 
             norm(vector.norm_gamma, vector.norm_beta);
             const void* h = operand(h_, hidden);
@@ -81,20 +81,25 @@ class Prefill {
                       {matrix.v, vector.v_bias, h, own_values}},
                      hidden, hidden, false);
             pool_.share(shape_.heads, [&](int64_t head, int) {
+                Ring ring_keys(rings[2 * number], ring_type, head, slots, size);
+                Ring ring_values(rings[2 * number + 1], ring_type, head, slots, size);
                 for (int64_t p = 0; p < past; ++p) {
-                    const int64_t slot = head * slots + (start - past + p) % slots, at = p * hidden + head * size;
-                    std::memcpy(&keys[at], ring_keys + slot * size, size * sizeof(float));
-                    std::memcpy(&values[at], ring_values + slot * size, size * sizeof(float));
+                    ring_keys.get(start - past + p, &keys[p * hidden + head * size]);
+                    ring_values.get(start - past + p, &values[p * hidden + head * size]);
                 }
                 for (int64_t t = 0; t < count_; ++t) {
                     const int64_t at = t * hidden + head * size, turned = (start + t) * size;
                     own_.turn(&q_[at], cos + turned, sin + turned, size);
                     own_.turn(own_keys + at, cos + turned, sin + turned, size);
+                    if (ring_type == kBfloat16)  // as those that are read from the rings: parts make no difference
+                        for (int64_t d = at; d < at + size; ++d) {
+                            own_keys[d] = widened(narrowed(own_keys[d]));
+                            own_values[d] = widened(narrowed(own_values[d]));
+                        }
                 }
                 for (int64_t t = std::max<int64_t>(0, count_ - slots); t < count_; ++t) {
-                    const int64_t slot = head * slots + (start + t) % slots, at = t * hidden + head * size;
-                    std::memcpy(ring_keys + slot * size, own_keys + at, size * sizeof(float));
-                    std::memcpy(ring_values + slot * size, own_values + at, size * sizeof(float));
+                    ring_keys.put(start + t, own_keys + t * hidden + head * size);
+                    ring_values.put(start + t, own_values + t * hidden + head * size);
                 }
             });
             const AttentionShape attention = {1, shape_.heads, size, count_, past + count_, past, window};
@@ -227,12 +232,12 @@ class Prefill {
 extern "C" {
 
 // ids (count) at positions `start` on, of a text whose rings hold what is before them; `rings`: of each layer, keys and
-// values (H * slots, D). logits: (wanted, vocabulary), of the last `wanted` tokens. rounds: products of bfloat16.
+// values (H * slots, D) of `ring_type`. logits: (wanted, vocabulary), of the last `wanted` tokens. rounds: products of bfloat16.
 // -> 0, 1 for an argument out of its range, 2 when there is no memory, 3 when a product fails.
 EXPORTED int spark_prefill(const SparkShape* shape, const Matrix* matrices, const float* const* vectors, const float* cos,
                            const float* sin, int64_t count, int64_t start, int64_t slots, int64_t window,
-                           const int32_t* ids, float* const* rings, int64_t wanted, float* logits, int rounds,
-                           int threads, int level) {
+                           const int32_t* ids, void* const* rings, int32_t ring_type, int64_t wanted, float* logits,
+                           int rounds, int threads, int level) {
     if (count < 1 || start < 0 || slots < 1 || window < 1 || wanted < 0 || wanted > count || threads < 1 ||
         shape->hidden < 1 || shape->heads < 1 || shape->hidden % shape->heads || start + count > shape->positions ||
         level < 0 || level > best_level())
@@ -243,7 +248,7 @@ EXPORTED int spark_prefill(const SparkShape* shape, const Matrix* matrices, cons
         const Parameters weights = {matrices, vectors};
         Pool::Turn pool(Pool::of_process(), threads);
         Prefill prefill(pool, *shape, weights, level, rounds != 0, count);
-        return prefill.read(cos, sin, start, slots, window, ids, rings, wanted, logits) ? 0 : 3;
+        return prefill.read(cos, sin, start, slots, window, ids, rings, ring_type, wanted, logits) ? 0 : 3;
     } catch (const std::bad_alloc&) {
         return 2;
     }

@@ -1,13 +1,7 @@
 // What prefill.cpp computes itself between products, for each set of instructions: see each_level.h.
 
-// float32 -> bfloat16, to the nearest, ties to even; what is no number stays none.
 KERNEL static void narrow(const float* from, int64_t count, uint16_t* to) {
-    for (int64_t i = 0; i < count; ++i) {
-        uint32_t bits;
-        std::memcpy(&bits, from + i, sizeof bits);
-        const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-        to[i] = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded);
-    }
+    for (int64_t i = 0; i < count; ++i) to[i] = narrowed(from[i]);
 }
 
 // Rotate one head's row in place: (x, y) halves with cos and sin (size), the first half of sin negative.

@@ -42,17 +42,11 @@ KERNEL static inline Integers widened_halves(const uint16_t* from) {
 // bfloat16 -> float32, exact: the upper half of each lane.
 KERNEL static inline Vector load(const uint16_t* from) { return (Vector)(widened_halves(from) << 16); }
 
-KERNEL static inline float widened(uint16_t from) {
-    const uint32_t wide = static_cast<uint32_t>(from) << 16;
-    float one;
-    std::memcpy(&one, &wide, sizeof one);
-    return one;
-}
-
 KERNEL static inline Vector splat_widened(uint16_t from) {
     return (Vector)((static_cast<int32_t>(static_cast<uint32_t>(from) << 16)) - Integers{});
 }
 
+using ::widened;
 KERNEL static inline float widened(float from) { return from; }
 
 KERNEL static inline Vector load_some(const uint16_t* from, int64_t count) {

@@ -1,0 +1,41 @@
+// One head's part of a text's ring: rows of keys or values, float32 or bfloat16.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "bfloat16.h"
+#include "weights.h"
+
+class Ring {
+  public:
+    // `head` of rings (heads * slots, size)
+    Ring(void* rings, int32_t type, int64_t head, int64_t slots, int64_t size)
+        : data_(static_cast<char*>(rings) + head * slots * size * bytes(type)), type_(type), slots_(slots), size_(size) {}
+
+    const void* rows() const { return data_; }
+
+    // The row of the token at `position` becomes `from`.
+    void put(int64_t position, const float* from) {
+        const int64_t begin = position % slots_ * size_;
+        if (type_ == kBfloat16)
+            for (int64_t d = 0; d < size_; ++d) reinterpret_cast<uint16_t*>(data_)[begin + d] = narrowed(from[d]);
+        else
+            std::memcpy(reinterpret_cast<float*>(data_) + begin, from, size_ * sizeof(float));
+    }
+
+    void get(int64_t position, float* to) const {
+        const int64_t begin = position % slots_ * size_;
+        if (type_ == kBfloat16)
+            for (int64_t d = 0; d < size_; ++d) to[d] = widened(reinterpret_cast<const uint16_t*>(data_)[begin + d]);
+        else
+            std::memcpy(to, reinterpret_cast<const float*>(data_) + begin, size_ * sizeof(float));
+    }
+
+  private:
+    static int64_t bytes(int32_t type) { return type == kBfloat16 ? 2 : 4; }
+
+    char* data_;
+    int32_t type_;
+    int64_t slots_, size_;
+};
