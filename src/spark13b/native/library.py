@@ -103,11 +103,18 @@ class Library:
         self.level: int = loaded.spark_level()
         self._step = loaded.spark_decode_step
         pointer, number, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-        weights, ring = [*[pointer] * 5], [pointer, small]
-        self._step.argtypes = [*weights, *[number] * 2, *[pointer] * 2, *ring, pointer, *[small] * 2]
+        self._step.argtypes = [*[pointer] * 5, number, number, *[pointer] * 3, small, pointer, small, small]
         self._step.restype = small
         self._prefill = loaded.spark_prefill
-        self._prefill.argtypes = [*weights, *[number] * 4, pointer, *ring, number, pointer, *[small] * 3]
+        self._prefill.argtypes = [
+            *[pointer] * 5,
+            *[number] * 4,
+            *[pointer] * 2,
+            small,
+            number,
+            pointer,
+            *[small] * 3,
+        ]
         self._prefill.restype = small
         self._open_onednn = loaded.spark_open_onednn
         self._open_onednn.argtypes, self._open_onednn.restype = [ctypes.c_char_p], ctypes.c_int
