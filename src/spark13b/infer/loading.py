@@ -11,9 +11,11 @@ import numpy as np
 from spark13b.ckpt.adapters import OpenParts
 from spark13b.ckpt.dtypes import PIECE
 from spark13b.ckpt.merging import merged
+from spark13b.ckpt.quantized import QuantizedCheckpoint
 from spark13b.ckpt.streams import blocks_of
 from spark13b.ckpt.tensors import Checkpoint
 from spark13b.config.model import SparkConfig
+from spark13b.infer.mapped_model import map_native
 from spark13b.infer.native_model import NativeModel, read_native, type_problem
 from spark13b.model.device import check_machine, surely_cpu
 from spark13b.model.mesh import ALONE, Mesh
@@ -30,20 +32,32 @@ def load_model(found: FoundModel, fold: bool = False) -> tuple[SparkForCausalLM 
 
     Where the native library can compute it, MindSpore is not even loaded. Weights are read one at a time and stored in
     the compute type (embedding and norms in their own), which is what their products need. Adapters stay beside them,
-    or with `fold` are added to them. Raises InputError when names or shapes do not fit, before anything is allocated.
+    or with `fold` are added to them. The native library uses quantised weights where their file is mapped into
+    memory; MindSpore gets what they stand for. Raises InputError when names or shapes do not fit, before anything is
+    allocated.
     """
     with _opened(found, fold) as (parts, base, config):
         library = find_library().library
         bare = fold or parts.adapters is None
         if library is not None and bare and surely_cpu() and type_problem(config) is None:
+            if isinstance(base, QuantizedCheckpoint):
+                return map_native(base, config, library), parts.doubt()
             return read_native(base, config, library), parts.doubt()
-        return _load_graphs(base, parts, config, ALONE, fold), parts.doubt()
+        doubts = [parts.doubt(), _widened(base, config)]
+        return _load_graphs(base, parts, config, ALONE, fold), "; ".join(filter(None, doubts)) or None
 
 
 def load_part(found: FoundModel, mesh: Mesh, fold: bool = False) -> tuple[SparkForCausalLM, str | None]:
     """The same for one of several processes that share the model: its part."""
     with _opened(found, fold) as (parts, base, config):
         return _load_graphs(base, parts, config, mesh, fold), parts.doubt()
+
+
+def _widened(base: Checkpoint, config: SparkConfig) -> str | None:
+    """A sentence when quantised weights are not used as they are."""
+    if not isinstance(base, QuantizedCheckpoint):
+        return None
+    return f"{base.path} is quantised, and its weights become {config.compute_type}: only the native library reads them"
 
 
 @contextmanager
