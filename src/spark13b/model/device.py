@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,8 @@ def device() -> Device:
     mindspore.set_device("Ascend" if found == "ascend" else "CPU")
     # O1 runs small operators 1.5 times faster than O0 on a CPU (shared/SPEC.md, section 12)
     mindspore.set_context(jit_level="O1")
+    # MindSpore's modules are for good, and each compilation's collections would look at all their objects: an eighth
+    gc.freeze()
     return found
 
 
