@@ -17,6 +17,7 @@ from spark13b.model.initialize import initial_value
 from spark13b.model.loss import Alignment, Loss, align
 from spark13b.model.mesh import Mesh
 from spark13b.model.names import adapter_shapes, expected_shapes, match_adapters, match_names
+from spark13b.model.native_training import NativeLoss, choose_training
 from spark13b.model.transformer import Setup, SparkModel
 
 
@@ -29,13 +30,21 @@ class SparkForCausalLM(nn.Cell):
     """
 
     def __init__(self, config: SparkConfig, seed: int | None = 0, setup: Setup | None = None) -> None:
-        check_types(config)  # and graph mode, before the first cell is made
+        device()  # graph mode, before the first cell is made
         super().__init__()
         self.config, self.setup = config, setup or Setup()
+        library, self.training_choice = choose_training(config, self.setup)
+        self.trains_natively = library is not None
+        if library is None:
+            check_types(config)
         self.transformer = SparkModel(config, self.setup)
         mesh = self.setup.mesh
         # in a dictionary, so that they are no sub-cells of this one
-        self._graphs: dict[str, Any] = {"logits": _Logits(self.transformer, mesh), "loss": Loss(self.transformer, mesh)}
+        self._graphs: dict[str, Any] = {"logits": _Logits(self.transformer, mesh)}
+        if library is None:
+            self._graphs["loss"] = Loss(self.transformer, mesh)
+        else:
+            self._graphs["loss"] = NativeLoss(library, config, list(self.weights().values()))
         if seed is not None:
             self._begin(expected_shapes(config), self.weights(), seed)
         if self.setup.lora is not None:
@@ -102,6 +111,7 @@ class SparkForCausalLM(nn.Cell):
 
     def logits(self, input_ids: Any) -> np.ndarray:
         """(B, T) ints -> (B, T, V) float32."""
+        check_types(self.config)
         ids = self._checked(input_ids)
         tokens = ids.shape[1]
         padded = _pad(ids, bucket(tokens, self.config.seq_length))
@@ -122,6 +132,13 @@ class SparkForCausalLM(nn.Cell):
     def attention_choice(self, batch: int, tokens: int) -> Choice:
         """Which attention backend computes a batch of that shape, and why."""
         return choose_backend(self.config, device(), batch, bucket(tokens, self.config.seq_length))
+
+    def describe_training(self, batch: int, tokens: int) -> str:
+        """What computes losses and gradients of batches of that shape, and why, in a sentence or two."""
+        if self.trains_natively:
+            return self.training_choice
+        choice = self.attention_choice(batch, tokens)
+        return f"{self.training_choice}; attention: {choice.backend} ({choice.reason})"
 
     def _checked(self, input_ids: Any, extra: int = 0) -> np.ndarray:
         ids = np.asarray(input_ids)

@@ -17,6 +17,7 @@ from spark13b.model.collectives import any_of, total_over
 from spark13b.model.cross_entropy import cross_entropy, hits
 from spark13b.model.loss import Alignment, align
 from spark13b.model.mesh import ALONE, Mesh, join
+from spark13b.model.native_training import NativeSums, choose_training
 from spark13b.model.transformer import Setup, SparkModel
 from spark13b.progress import SILENT, Progress
 from spark13b.train.job import Evaluation
@@ -53,7 +54,12 @@ class Evaluator:
         self.together = min(batch, -(-rows // data.size)) * data.size  # rows that the groups take at once
         self.part = data.part(self.together)
         self.source = RowSource(path, model.config.vocab_size, self.part)
-        self.sums = Sums(model.transformer, model.setup.mesh)
+        library, _ = choose_training(model.config, model.setup)
+        self.sums: nn.Cell
+        if library is None:
+            self.sums = Sums(model.transformer, model.setup.mesh)
+        else:
+            self.sums = NativeSums(library, model.config, list(model.weights().values()))
         self.stop, self.total = any_of(model.setup.mesh), total_over(data)
 
     def run(self, wanted_to_stop: Callable[[], bool] = lambda: False) -> Evaluation | None:

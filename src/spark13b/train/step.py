@@ -15,8 +15,11 @@ from spark13b.model.collectives import all_reduce
 from spark13b.model.dropout import dropout_key
 from spark13b.model.loss import TINY, TotalLoss
 from spark13b.model.mesh import Mesh
+from spark13b.model.native_training import NativeGradients, choose_training
 from spark13b.model.transformer import Setup
+from spark13b.native.library import Library
 from spark13b.train.gradients import GlobalNorm, Reduce
+from spark13b.train.native_update import NativeUpdate, can_update
 from spark13b.train.optimizer import AdamW
 from spark13b.train.placement import Placement, placement
 from spark13b.train.recompute import RecomputedGradients
@@ -42,8 +45,13 @@ class Step:
         recompute: bool = False,
     ) -> None:
         self.mesh, self.accumulation, self.seed = model.setup.mesh, accumulation, seed
-        update = _Update(optimizer, placements, self.mesh, clip_norm, guard)
-        gradients = _Gradients(model, optimizer.parameters, recompute)
+        library, _ = choose_training(model.config, model.setup)
+        update: nn.Cell
+        if library is not None and can_update(optimizer):
+            update = NativeUpdate(library, optimizer, clip_norm, guard)
+        else:
+            update = _Update(optimizer, placements, self.mesh, clip_norm, guard)
+        gradients = _Gradients(model, optimizer.parameters, recompute, library)
         if accumulation == 1:
             self.whole = _WholeStep(gradients, update)
         else:
@@ -105,10 +113,14 @@ def make_setup(preset: Preset, mesh: Mesh) -> Setup:
 class _Gradients(nn.Cell):
     """A batch -> its summand of the loss, times the loss scale, and the gradients of that."""
 
-    def __init__(self, model: SparkForCausalLM, parameters: Sequence[Parameter], recompute: bool) -> None:
+    def __init__(
+        self, model: SparkForCausalLM, parameters: Sequence[Parameter], recompute: bool, library: Library | None
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.data_sum = all_reduce(model.setup.mesh.data)
-        if recompute:
+        if library is not None:
+            self.value_and_gradients = NativeGradients(library, model.config, parameters, recompute)
+        elif recompute:
             self.value_and_gradients = RecomputedGradients(model, parameters)
         else:
             self.value_and_gradients = ops.value_and_grad(
@@ -164,7 +176,7 @@ class _Update(nn.Cell):
 
 
 class _WholeStep(nn.Cell):
-    def __init__(self, gradients: _Gradients, update: _Update) -> None:
+    def __init__(self, gradients: _Gradients, update: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.gradients, self.update = gradients, update
 
@@ -205,7 +217,7 @@ class _Accumulate(nn.Cell):
 class _End(nn.Cell):
     """End a step whose gradients have been added up."""
 
-    def __init__(self, part: _Accumulate, update: _Update) -> None:
+    def __init__(self, part: _Accumulate, update: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.sums, self.update = part.sums, update
 

@@ -90,8 +90,7 @@ class Training:
 
     def run(self) -> Result:
         """Train to the end, or until Ctrl-C or SIGTERM."""
-        choice = self.model.attention_choice(self.preset.train.batch_size, self.tokens)
-        self.progress.note(f"attention: {choice.backend} ({choice.reason})")
+        self.progress.note(self.model.describe_training(self.preset.train.batch_size, self.tokens))
         self.peak, self.flops = peak_flops(self.preset), flops_per_token(self.preset, self.tokens)
         self.pace = Pace(self.step_rows * self.tokens)
         self.recorder: Recorder | NoRecorder = (

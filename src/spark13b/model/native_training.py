@@ -1,0 +1,125 @@
+"""The seam to training in C++: the loss of a batch, and its gradients, each one operator in MindSpore's graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mindspore
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from spark13b.config.model import SparkConfig
+from spark13b.model.device import device
+from spark13b.model.loss import TINY
+from spark13b.model.rope_table import rope_table
+from spark13b.model.transformer import Setup
+from spark13b.native.library import Library, find_library, thread_count
+
+TYPES = ("float32", "bfloat16")  # of products, by the library's numbers
+
+
+def choose_training(config: SparkConfig, setup: Setup) -> tuple[Library | None, str]:
+    """The library that computes losses and gradients of such a model here, or None; and why, in a sentence."""
+    found = find_library()
+    reason = _why_not(config, setup) or found.reason
+    if found.library is None or reason:
+        return None, f"training by MindSpore's operators: {reason}"
+    if found.library.onednn is None:
+        return None, "training by MindSpore's operators: oneDNN, which multiplies matrices, is not found"
+    described = f"{found.library.describe()}, {config.compute_type} products by oneDNN {found.library.onednn}"
+    return found.library, f"training by the native library ({described})"
+
+
+def _why_not(config: SparkConfig, setup: Setup) -> str | None:
+    kept = {config.param_init_type, config.embedding_init_type}
+    inner = {config.layernorm_compute_type, config.softmax_compute_type}
+    if device() != "cpu":
+        return "the device is no CPU"
+    if kept != {"float32"}:
+        return f"the native library trains float32 weights, these are {' and '.join(sorted(kept))}"
+    if inner != {"float32"}:
+        return f"the native library's norms and softmax are float32, these are {' and '.join(sorted(inner))}"
+    if config.compute_type not in TYPES:
+        return f"the native library computes in {' or '.join(TYPES)}, model.compute_type is {config.compute_type}"
+    if setup.mesh.model.size > 1:
+        return "several processes share the model"
+    if setup.lora is not None:
+        return "adapters are computed beside the weights"
+    if setup.dropout > 0:
+        return "the native library has no dropout"
+    if config.attention_backend not in ("auto", "native"):
+        return f"model.attention_backend is {config.attention_backend}"
+    return None
+
+
+class NativeSums(nn.Cell):
+    """inputs, targets (B, T) int32, mask (B, T) float32 -> sum of mask * nll, of mask * right and of mask, scalars.
+
+    `weights`: all of the model's, in a checkpoint's order.
+    """
+
+    def __init__(self, library: Library, config: SparkConfig, weights: Sequence[Parameter]) -> None:
+        super().__init__(auto_prefix=False)
+        self.weights = ParameterTuple(weights)
+        self.numbers, (self.cos, self.sin) = _numbers(library, config), _rotation(config)
+        self.one = Tensor(np.ones(1, np.float32))
+        self.operator = ops.Custom(f"{library.path}:spark_loss", (2,), mindspore.float32, "aot")
+
+    def construct(self, inputs: Any, targets: Any, mask: Any) -> tuple[Any, Any, Any]:
+        sums = self.operator(self.numbers, inputs, targets, mask, self.one, self.cos, self.sin, *self.weights)
+        return sums[0], sums[1], mask.sum(-1).sum()
+
+
+class NativeLoss(nn.Cell):
+    """inputs, targets, mask (B, T) -> sum(mask * nll) / (sum(mask) + 1e-5), as `Loss`."""
+
+    def __init__(self, library: Library, config: SparkConfig, weights: Sequence[Parameter]) -> None:
+        super().__init__(auto_prefix=False)
+        self.sums = NativeSums(library, config, weights)
+
+    def construct(self, inputs: Any, targets: Any, mask: Any) -> Any:
+        total, _, count = self.sums(inputs, targets, mask)
+        return total / (count + TINY)
+
+
+class NativeGradients(nn.Cell):
+    """inputs, targets, mask (B, T), key, factor -> factor times the summed loss, and the gradients of all weights.
+
+    The same numbers as `ops.value_and_grad` of the whole model, but for rounding. `key`, of dropout, is not used. With
+    `recompute` no activations inside a layer are kept.
+    """
+
+    def __init__(
+        self, library: Library, config: SparkConfig, weights: Sequence[Parameter], recompute: bool = False
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.weights = ParameterTuple(weights)
+        self.numbers, (self.cos, self.sin) = _numbers(library, config, recompute), _rotation(config)
+        shapes = ((2,), *(tuple(one.shape) for one in weights))
+        types = (mindspore.float32,) * len(shapes)
+        self.operator = ops.Custom(f"{library.path}:spark_loss_and_gradients", shapes, types, "aot")
+
+    def construct(self, inputs: Any, targets: Any, mask: Any, key: Any, factor: Any) -> tuple[Any, Any]:
+        found = self.operator(
+            self.numbers, inputs, targets, mask, factor.reshape((1,)), self.cos, self.sin, *self.weights
+        )
+        return found[0][0], found[1:]
+
+
+def float_bits(value: float) -> int:
+    """A float32 among whole numbers."""
+    return int(np.float32(value).view(np.uint32))
+
+
+def _numbers(library: Library, config: SparkConfig, recompute: bool = False) -> Tensor:
+    """What the operators are told beside tensors; operators.cpp says in which order."""
+    kind, epsilon = TYPES.index(config.compute_type), float_bits(config.layernorm_epsilon)
+    numbers = [thread_count(), library.level, config.num_heads, config.sparse_local_size, kind, int(recompute), epsilon]
+    return Tensor(np.array(numbers, np.int64))
+
+
+def _rotation(config: SparkConfig) -> tuple[Tensor, Tensor]:
+    """cos and sin of all positions, (T, D) float32."""
+    cos, sin = rope_table(config)
+    return Tensor(cos.astype(np.float32)), Tensor(sin.astype(np.float32))
