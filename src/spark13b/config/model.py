@@ -10,7 +10,7 @@ from pydantic import Field
 from spark13b.config.checked import Checked, Problem
 
 ComputeType = Literal["float32", "float16", "bfloat16"]
-AttentionBackend = Literal["auto", "plain", "blocked", "ascend", "acctransformer"]
+AttentionBackend = Literal["auto", "plain", "blocked", "native", "ascend", "acctransformer"]
 
 
 class SparkConfig(Checked):

@@ -85,6 +85,9 @@ def _attention(preset: Preset) -> Iterator[Problem]:
     if preset.machine.device == "cpu" and preset.model.attention_backend in ("ascend", "acctransformer"):
         what = f"{preset.model.attention_backend} is a kernel of the Ascend, but machine.device is cpu"
         yield Problem("model.attention_backend", what, _ANY_DEVICE, ("machine.device",))
+    elif preset.machine.device == "ascend" and preset.model.attention_backend == "native":
+        what = "native is attention on a CPU, but machine.device is ascend"
+        yield Problem("model.attention_backend", what, _ANY_DEVICE, ("machine.device",))
     elif preset.model.attention_backend == "ascend":
         yield from _ascend_attention(preset)
     elif preset.model.attention_backend == "acctransformer":

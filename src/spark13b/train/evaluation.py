@@ -12,6 +12,7 @@ from mindspore import Tensor, nn
 from spark13b.ckpt.adapters import parts_of
 from spark13b.config.preset import Preset
 from spark13b.errors import InputError
+from spark13b.model.attention.choose import for_training
 from spark13b.model.causal_lm import SparkForCausalLM
 from spark13b.model.collectives import any_of, total_over
 from spark13b.model.cross_entropy import cross_entropy, hits
@@ -102,12 +103,14 @@ def evaluate(
 
     All processes of a run call it and get the same. Raises InputError when weights or rows do not fit the model.
     """
-    from spark13b.model.device import check_machine
+    from spark13b.model.device import check_machine, device
 
     info = check_rows(preset, data)
     check_machine(preset)
     with parts_of(load, adapter).open(preset.model) as parts:
-        model = SparkForCausalLM(preset.model, seed=None, setup=Setup(join(preset.parallel), parts.lora))
+        model = SparkForCausalLM(
+            for_training(preset.model, device()), seed=None, setup=Setup(join(preset.parallel), parts.lora)
+        )
         model.load_state(parts.base)
         if parts.adapters is not None:
             model.load_adapters(parts.adapters.tensors)

@@ -14,8 +14,10 @@ import numpy as np
 from spark13b.ckpt import open_checkpoint
 from spark13b.ckpt.adapters import AdapterCard
 from spark13b.errors import InputError, JobError
+from spark13b.model.attention.choose import for_training
 from spark13b.model.causal_lm import SparkForCausalLM
 from spark13b.model.collectives import any_of
+from spark13b.model.device import device
 from spark13b.model.loss import align
 from spark13b.model.mesh import join
 from spark13b.progress import Meter, Progress
@@ -62,7 +64,9 @@ class Training:
         self.card: AdapterCard | None = None  # of a LoRA run
         fresh = load is None and not going_on and preset.task != "lora"
         self.model = SparkForCausalLM(
-            preset.model, seed=preset.train.seed if fresh else None, setup=make_setup(preset, self.mesh)
+            for_training(preset.model, device()),
+            seed=preset.train.seed if fresh else None,
+            setup=make_setup(preset, self.mesh),
         )
         if preset.task == "lora":
             self.card = load_base(self.model, job, load, run)

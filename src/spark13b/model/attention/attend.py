@@ -11,6 +11,7 @@ from spark13b.model.attention.blocked import BlockedAttention
 from spark13b.model.attention.choose import choose_backend, plain_fits
 from spark13b.model.attention.plain import PlainAttention
 from spark13b.model.device import device
+from spark13b.native.library import find_library
 
 
 class Attend(nn.Cell):
@@ -52,6 +53,12 @@ def make_backend(name: str, config: SparkConfig) -> nn.Cell:
         return PlainAttention(config)
     if name == "blocked":
         return BlockedAttention(config)
+    if name == "native":
+        from spark13b.model.attention.native import NativeAttention
+
+        library = find_library().library
+        assert library is not None, "choose_backend has looked"
+        return NativeAttention(config, library)
     from spark13b.model.attention import fused
 
     return fused.AscendAttention(config) if name == "ascend" else fused.AccTransformerAttention(config)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from spark13b.config.model import SparkConfig
 from spark13b.errors import InputError
 from spark13b.model.device import Device
+from spark13b.native.library import find_library
 
 BLOCK_TOKENS = 128  # acctransformer works on blocks of 128 tokens
 PLAIN_SCORES = 16 * 2**20  # the plain backend keeps all scores of a layer: at most so many numbers (64 MB of float32)
@@ -63,6 +64,8 @@ def _problem(backend: str, config: SparkConfig, device: Device) -> str | None:
     """Why `backend` cannot run this config on `device`, or None."""
     if backend in ("plain", "blocked"):
         return None
+    if backend == "native":
+        return _native_problem(config, device)
     if device != "ascend":
         return "it needs an Ascend NPU, and MindSpore sees none"
     if config.compute_type == "float32":
@@ -83,6 +86,26 @@ def _problem(backend: str, config: SparkConfig, device: Device) -> str | None:
     if config.sparse_local_size % BLOCK_TOKENS:
         return f"the window {config.sparse_local_size} is not a multiple of {BLOCK_TOKENS}"
     return None
+
+
+def _native_problem(config: SparkConfig, device: Device) -> str | None:
+    """Why the native library cannot compute attention of this config on `device`, or None."""
+    if device != "cpu":
+        return "it is for CPUs"
+    if config.softmax_compute_type != "float32":
+        return f"its softmax is float32, model.softmax_compute_type is {config.softmax_compute_type}"
+    found = find_library()
+    return f"there is no native library: {found.reason}" if found.library is None else None
+
+
+def for_training(config: SparkConfig, device: Device) -> SparkConfig:
+    """`config` with the native attention where it computes here and another one is not wanted.
+
+    For graphs that stay on this machine: one that is exported must not need the library.
+    """
+    if config.attention_backend != "auto" or _native_problem(config, device):
+        return config
+    return config.model_copy(update={"attention_backend": "native"})
 
 
 def ascend_chip() -> str:
