@@ -12,6 +12,7 @@ from model.numpy_model import NumpyModel
 from spark13b.ckpt import open_checkpoint, write_checkpoint
 from spark13b.ckpt.quantized import QuantizedCheckpoint
 from spark13b.ckpt.quantizing import Wanted, quantize_checkpoint
+from spark13b.errors import InputError
 from spark13b.infer import loading
 from spark13b.infer.decoding import READING
 from spark13b.infer.native_decoder import make_decoder
@@ -80,3 +81,9 @@ def test_without_the_library_mindspore_computes_with_what_the_weights_stand_for(
     with open_checkpoint(quantized) as stored:
         for name, parameter in session.model.weights().items():
             np.testing.assert_array_equal(parameter.asnumpy(), stored[name])
+
+
+def test_a_preset_of_quantised_weights_refuses_others_with_the_command_that_makes_them(run: Path) -> None:
+    with pytest.raises(InputError, match="the preset is for weights of 4 bits, and these are not quantised") as raised:
+        load(run, run, "model.weight_bits=4")
+    assert f"ckpt quantize {weights_of(run) / 'model.safetensors'} DST --bits 4" in str(raised.value.fix)

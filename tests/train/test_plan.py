@@ -10,6 +10,7 @@ import pytest
 from spark13b.config import Preset, load_preset, preset_names
 from spark13b.errors import InputError
 from spark13b.train.communication import Collectives
+from spark13b.train.memory import answering_memory
 from spark13b.train.plan import make_plan, plan_answering, seats_that_fit
 
 WIDER = {"parallel.model_parallel": "8", "machine.devices": "16"}
@@ -145,3 +146,17 @@ def test_answers_at_once_that_do_not_fit_are_refused_with_the_number_that_does()
     with pytest.raises(InputError):
         plan_answering(values, seats=most + 1)
     assert plan_answering(values, seats=8, context=2048).tokens == 2048
+
+
+@pytest.mark.parametrize(("bits", "weights"), [(4, 6.74), (8, 13.07)])
+def test_13b_of_rounded_weights_answers_within_24_gib(bits, weights):
+    """By hand: the layers' at bits + 16/64, the embedding at 8.25 or 16 bits, norms and biases in float32."""
+    values = load_preset(f"cpu-13b-int{bits}-infer")
+    memory = answering_memory(values)
+    layers, embedding, vectors = 40 * (4 * 5120**2 + 3 * 5120 * 14336), 60000 * 5120, 40 * (9 * 5120 + 2 * 14336)
+    expected = layers * (bits + 0.25) + embedding * (8.25 if bits == 4 else 16) + (vectors + 2 * 5120) * 32
+    assert memory.weights == expected / 8
+    assert memory.weights / 2**30 == pytest.approx(weights, abs=0.005)
+    assert memory.cache == 2 * 40 * 8192 * 5120 * 2
+    assert memory.total < 22 * 2**30
+    assert answering_memory(values, rounded=10**9).weights == 10**9

@@ -50,6 +50,19 @@ class Wanted:
             what = f"a scale cannot be shared by {self.group} inputs"
             raise InputError(what, where="--group", fix=f"choose {', '.join(map(str, GROUPS))}")
 
+    @classmethod
+    def usual(cls, bits: int) -> Wanted:
+        """What `ckpt quantize --bits` makes: the embedding is rounded less than the layers."""
+        return cls(bits, 8 if bits == 4 else 16)
+
+    def nbytes(self, info: TensorInfo) -> int:
+        """Bytes that a weight takes."""
+        choice = self.choice(info)
+        if choice is not None:
+            array, scales = choice.stored(info.name, info.shape)
+            return array.nbytes + scales.nbytes
+        return info.size * (2 if len(info.shape) == 2 else 4)
+
     def choice(self, info: TensorInfo) -> Choice | None:
         """How a weight is quantised, or None when it is not."""
         bits = self.embedding_bits if is_embedding(info.name) else self.bits

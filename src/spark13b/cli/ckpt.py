@@ -134,7 +134,8 @@ def quantize(
     if target.suffix not in ("", ".safetensors"):
         fix = "name a .safetensors file or a folder"
         raise InputError("quantised weights are written as safetensors", where=target, fix=fix)
-    wanted = Wanted(bits, embedding_bits or (8 if bits == 4 else 16), group, tuple(keep or ()))
+    usual = Wanted.usual(bits)
+    wanted = Wanted(bits, embedding_bits or usual.embedding_bits, group, tuple(keep or ()))
     limit = bytes_of(shard_size) if shard_size is not None else None
     with open_checkpoint(source) as opened:
         dropped = left_out(list(opened), ["weight"])

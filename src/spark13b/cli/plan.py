@@ -21,12 +21,23 @@ def show_answering(
     context: int | None,
     as_json: bool,
 ) -> None:
-    """Print the plan of answering with a preset, or with that of the run around `load`."""
+    """Print the plan of answering with a preset, or with that of the run around `load`, which may be quantised."""
     run = run_around(load) if name is None and load is not None else None
     if name is None and run is None:
         raise InputError("a plan needs a preset", fix="add --preset NAME; 'spark13b preset list' shows them")
     preset = load_preset(name or str(run.preset if run else ""), assignments=assignments)
-    show_plan(plan_answering(preset, seats(preset), context), as_json)
+    show_plan(plan_answering(preset, seats(preset), context, rounded_bytes(load)), as_json)
+
+
+def rounded_bytes(load: Path | None) -> int | None:
+    """Bytes of the weights in the file that `load` is when it is quantised, else None."""
+    if load is None:
+        return None
+    from spark13b.ckpt.opening import open_checkpoint
+    from spark13b.ckpt.quantized import QuantizedCheckpoint
+
+    with open_checkpoint(load) as checkpoint:
+        return checkpoint.stored.nbytes if isinstance(checkpoint, QuantizedCheckpoint) else None
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:

@@ -34,6 +34,7 @@ def broken_rules(preset: Preset) -> Iterator[Problem]:
     yield from _attention(preset)
     yield from _length(preset)
     yield from _adapters(preset)
+    yield from _rounded(preset)
 
 
 def notes(preset: Preset) -> list[str]:
@@ -79,6 +80,13 @@ def _numbers(preset: Preset) -> Iterator[Problem]:
             "set train.loss_scale to dynamic (or to fixed, with its loss_scale_value)",
             ("model.compute_type", "task"),
         )
+
+
+def _rounded(preset: Preset) -> Iterator[Problem]:
+    bits = preset.model.weight_bits
+    if bits is not None and (preset.task != "infer" or preset.machine.device != "cpu"):
+        what = f"weights of {bits} bits are for answers on a CPU"
+        yield Problem("model.weight_bits", what, "write null", ("task", "machine.device"))
 
 
 def _attention(preset: Preset) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from spark13b.ckpt.quantized import QuantizedCheckpoint
 from spark13b.ckpt.streams import blocks_of
 from spark13b.ckpt.tensors import Checkpoint
 from spark13b.config.model import SparkConfig
+from spark13b.errors import InputError
 from spark13b.infer.mapped_model import map_native
 from spark13b.infer.native_model import NativeModel, read_native, type_problem
 from spark13b.model.device import check_machine, surely_cpu
@@ -70,6 +71,13 @@ def _opened(found: FoundModel, fold: bool) -> Iterator[tuple[OpenParts, Checkpoi
         if fold and parts.adapters is not None:
             base = merged(base, parts.adapters)
         match_names(base.shapes(), config, where=base.path)
+        if config.weight_bits is not None and not isinstance(base, QuantizedCheckpoint):
+            raise InputError(
+                f"the preset is for weights of {config.weight_bits} bits, and these are not quantised",
+                where=base.path,
+                fix=f"run 'spark13b ckpt quantize {base.path} DST --bits {config.weight_bits}' and load DST, "
+                "or add --set model.weight_bits=null",
+            )
         yield parts, base, config
 
 

@@ -11,6 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from spark13b.ckpt.dtypes import FLOAT32
+from spark13b.ckpt.quantizing import Wanted
+from spark13b.ckpt.tensors import TensorInfo
+from spark13b.config.model import SparkConfig
 from spark13b.config.preset import Preset
 from spark13b.model.attention.choose import block_size, plain_fits
 from spark13b.model.mesh import Group, Mesh
@@ -35,6 +39,7 @@ _CPU_GRAPH = 168 * 2**20  # a layer
 _CPU_GRAPH_SQUARE = 10 * 2**20  # times (L - 1) (L - 2)
 _CPU_ANSWERING = 600 * 2**20  # and of prefill and decode
 _CPU_ANSWERING_GRAPH = 30 * 2**20  # a layer
+_NATIVE_PROCESS = 200 * 2**20  # Python, NumPy and the native library, without MindSpore
 _ASCEND_RESERVE = 2**30  # workspace of kernels and what no formula here knows; not measured
 
 Backend = Literal["plain", "blocked", "ascend", "acctransformer"]
@@ -153,8 +158,11 @@ def training_memory(preset: Preset, tokens: int) -> Memory:
     )
 
 
-def answering_memory(preset: Preset, seats: int = 1, context: int | None = None) -> Memory:
+def answering_memory(preset: Preset, seats: int = 1, context: int | None = None, rounded: int | None = None) -> Memory:
     """What answering `seats` prompts at once needs on each device; `context`: the most tokens of one with its answer.
+
+    `rounded`: bytes of a quantised checkpoint's weights, which the native library uses as they are; without it those
+    that `ckpt quantize` would make of the preset's model where this has `weight_bits`.
 
     Several answers have a cache each, beside the one where prompts are read; on a CPU caches grow with the texts, and
     this is their largest size.
@@ -163,11 +171,16 @@ def answering_memory(preset: Preset, seats: int = 1, context: int | None = None)
     context = min(context or model.seq_length, model.seq_length)
     slots, places = min(context, model.cache_slots), seats + 1 if seats > 1 else 1
     part = part_of(preset, min(PART_TOKENS, context), batch=1)
-    weights = sum(one.bytes for one in stored)
+    if rounded is None and model.weight_bits is not None:
+        rounded = rounded_bytes(model, model.weight_bits)
+    weights = sum(one.bytes for one in stored) if rounded is None else rounded
     reading = prefill_of_layer(part, slots if context > PART_TOKENS else 0) + 2 * part.vocabulary * 4
     work = max(reading, step_work(part, seats, slots))
     cache = 2 * part.layers * places * slots * part.inner * part.compute
     runtime = _CPU_ANSWERING + part.layers * _CPU_ANSWERING_GRAPH if part.on_cpu else _ASCEND_RESERVE
+    if rounded is not None:
+        reading = native_prefill(part, slots if context > PART_TOKENS else 0)
+        work, runtime = max(reading, step_work(part, seats, 0)), _NATIVE_PROCESS
     return Memory(
         weights=weights,
         gradients=0,
@@ -272,6 +285,18 @@ def prefill_of_layer(part: Part, past: int = 0) -> int:
     else:
         attention = 4 * (3 if part.backend == "plain" else 5) * part.scores
     return rows + max(s * tokens * 8 * part.inner + attention, s * tokens * 4 * part.half)
+
+
+def native_prefill(part: Part, past: int) -> int:
+    """What the native library has at work: rows in float32, 4 N (3 C + 2 f), keys and values of all tokens, logits."""
+    rows = 4 * part.batch_tokens * (3 * part.hidden + 2 * part.half)
+    return rows + 2 * 4 * (past + part.batch_tokens) * part.inner + 2 * 4 * part.vocabulary
+
+
+def rounded_bytes(model: SparkConfig, bits: Literal[8, 4]) -> int:
+    """Bytes of the weights that `ckpt quantize --bits` makes of a model."""
+    wanted = Wanted.usual(bits)
+    return sum(wanted.nbytes(TensorInfo(name, shape, FLOAT32)) for name, shape in expected_shapes(model).items())
 
 
 def step_work(part: Part, seats: int, slots: int) -> int:

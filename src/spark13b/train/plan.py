@@ -82,14 +82,16 @@ def make_plan(preset: Preset, rows: int | None = None, row_length: int | None = 
     return plan
 
 
-def plan_answering(preset: Preset, seats: int = 1, context: int | None = None) -> Plan:
+def plan_answering(preset: Preset, seats: int = 1, context: int | None = None, rounded: int | None = None) -> Plan:
     """The plan of answering `seats` prompts at once, each with its answer at most `context` tokens long.
+
+    `rounded`: bytes of a quantised checkpoint's weights.
 
     Raises InputError when the memory is not enough: it names the seats that fit, else changes of the preset.
     """
     preset = preset.model_copy(update={"task": "infer"})
     tokens, limit = min(context or preset.model.seq_length, preset.model.seq_length), memory_limit(preset)
-    check_seats(preset, seats, context, limit)
+    check_seats(preset, seats, context, limit, rounded)
     return Plan(
         task=preset.task,
         parameters=_parameters(preset),
@@ -102,25 +104,25 @@ def plan_answering(preset: Preset, seats: int = 1, context: int | None = None) -
         data_parallel=preset.parallel.data_parallel,
         model_parallel=preset.parallel.model_parallel,
         recompute=False,
-        memory=answering_memory(preset, seats, context),
+        memory=answering_memory(preset, seats, context, rounded),
         memory_limit=limit,
         collectives=tuple(prefill_collectives(preset)),
         seats=seats,
     )
 
 
-def check_seats(preset: Preset, seats: int, context: int | None, limit: int | None) -> None:
+def check_seats(preset: Preset, seats: int, context: int | None, limit: int | None, rounded: int | None = None) -> None:
     """Raise InputError when so many answers at once need more than `limit` bytes a device; None is no limit."""
 
     def needed(preset: Preset, tokens: int) -> Memory:
-        return answering_memory(preset, seats, min(context or tokens, tokens))
+        return answering_memory(preset, seats, min(context or tokens, tokens), rounded)
 
-    most = _most_seats(preset, seats, context, limit)
+    most = _most_seats(preset, seats, context, limit, rounded)
     if limit is None or most == seats:
         return
     if not most:
         check_fits(preset, needed(preset, preset.model.seq_length), limit, needed, preset.model.seq_length)
-    memory = answering_memory(preset, seats, context)
+    memory = answering_memory(preset, seats, context, rounded)
     raise InputError(
         f"{seats} answers at once need {gib(memory.total)} a device and may use {gib(limit)}: "
         f"weights {gib(memory.weights)}, caches {gib(memory.cache)}",
@@ -142,12 +144,14 @@ def seats_that_fit(preset: Preset, wanted: int, context: int | None = None) -> i
     return max(1, _most_seats(preset, wanted, context, memory_limit(preset)))
 
 
-def _most_seats(preset: Preset, wanted: int, context: int | None, limit: int | None) -> int:
+def _most_seats(preset: Preset, wanted: int, context: int | None, limit: int | None, rounded: int | None = None) -> int:
     """The most answers at once, at most `wanted`, that need no more than `limit` bytes; 0: not even one."""
     if limit is None:
         return wanted
-    fitting = (seats for seats in range(wanted, 0, -1) if answering_memory(preset, seats, context).total <= limit)
-    return next(fitting, 0)
+    for seats in range(wanted, 0, -1):
+        if answering_memory(preset, seats, context, rounded).total <= limit:
+            return seats
+    return 0
 
 
 def _parameters(preset: Preset) -> int:
