@@ -70,6 +70,9 @@ class _Slow(Checkpoint):
         super().__init__(Path("x"), "ckpt", infos)
         self.read_so_far, self._breaks_at = 0, breaks_at
 
+    def read(self, name: str) -> np.ndarray:
+        return np.frombuffer(b"".join(self.pieces(name)), np.uint8)
+
     def pieces(self, name: str) -> Iterator[memoryview]:
         number = int(name[1:])
         if number == self._breaks_at:

@@ -87,6 +87,9 @@ def test_training_state_and_adapters_are_cut_off(tmp_path: Path, tensors: dict) 
 
 def test_verify_ends_with_1_when_anything_is_wrong(tmp_path: Path, weights: Path, tensors: dict) -> None:
     assert "sound" in run("ckpt", "verify", weights, "--preset", PRESET).stdout
+    wider = ("--set", "model.ffn_hidden_size=1024")
+    assert "does not fit" in run("ckpt", "verify", weights, "--preset", PRESET, *wider, code=1).stdout
+    assert "add --preset" in run("ckpt", "verify", weights, *wider, code=2).stderr
     file = weights / "rank_0" / "model.ckpt"
     data = bytearray(file.read_bytes())
     name = "transformer.transformer.layers.0.mlp.fc2.weight"

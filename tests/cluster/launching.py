@@ -49,12 +49,12 @@ def write_table(folder: Path, servers: dict[str, int]) -> Path:
             {
                 "server_id": address,
                 "device": [
-                    {"device_id": str(n + 2), "device_ip": f"192.168.1.{n}", "rank_id": str(next(ranks))}
+                    {"device_id": str(n + 2), "device_ip": f"192.168.{server}.{n}", "rank_id": str(next(ranks))}
                     for n in range(devices)
                 ],
                 "host_nic_ip": "reserve",
             }
-            for address, devices in servers.items()
+            for server, (address, devices) in enumerate(servers.items())
         ],
         "status": "completed",
     }

@@ -44,6 +44,11 @@ def test_a_machine_that_is_not_in_the_table_is_told_its_servers(tmp_path: Path) 
         (lambda table: table["server_list"][0]["device"][1].pop("rank_id"), r"server_list\.0\.device\.1\.rank_id"),
         (lambda table: table["server_list"][0]["device"][1].update(rank_id=1), r"rank_id: .*valid string"),
         (lambda table: table["server_list"][0]["device"][1].update(rank_id="2"), r"these are \[0, 2, 2\]"),
+        (
+            lambda table: table["server_list"][0]["device"][1].update(device_id="2"),
+            r"device 2 of server .* twice",
+        ),
+        (lambda table: table["server_list"][1]["device"][0].update(device_ip="192.168.0.1"), r"device_ip .* twice"),
         (lambda table: table["server_list"][1].update(server_id="10.0.0.1"), r"the servers are 10\.0\.0\.1, 10\.0"),
         (lambda table: table.clear(), r"version: Field required"),
     ],

@@ -96,6 +96,7 @@ def test_several_files_are_one_set_for_every_reader(undisturbed):
     order = np.random.default_rng(0).permutation(len(whole))[:50]
     np.testing.assert_array_equal(np.concatenate([ids for ids, _ in open_rows(output, 7, order=order)]), whole[order])
     assert verify_rows(output).rows == len(whole)
+    assert read_manifest(undisturbed / names[2]) == manifest
 
 
 def manifest_columns() -> tuple[str, ...]:

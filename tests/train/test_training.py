@@ -142,6 +142,16 @@ def test_a_run_of_tokens_ends_with_the_step_that_reaches_them(script, rows, run)
     assert result.steps == 5
 
 
+def test_a_warm_up_that_is_longer_than_the_run_is_noted(script, rows, run):
+    notes, endless = Notes(), {"train__steps": None, "schedule__warmup_steps": 5}
+    train(job(rows, run, train__tokens=5 * 64, **endless), notes)
+    said = "note: the rate warms up for 5 steps, the run has 5: it never reaches schedule.lr; set schedule.warmup_steps"
+    assert f"{said} lower" in notes.said
+    notes.said.clear()
+    train(job(rows, RunFolder(run.path.with_name("longer")), train__tokens=6 * 64, **endless), notes)
+    assert not [text for text in notes.said if "warms up" in text]
+
+
 def test_overflow_under_a_dynamic_scale_is_skipped_and_counted(script, rows, run):
     script.gives = {2: (2.0, INF), 3: (2.0, NAN)}
     result = train(job(rows, run, train__loss_scale="dynamic", train__loss_scale_value=1024.0, train__save_every=4))

@@ -11,32 +11,22 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from spark13b.ckpt.dtypes import mindspore_name
 from spark13b.ckpt.mindspore_reader import OUR_FIELD
-from spark13b.ckpt.output_file import OutputFile
+from spark13b.ckpt.output_file import TensorWriter
 from spark13b.ckpt.tensors import TensorInfo
 
 _CUT = 512 << 20  # bytes of one value, MindSpore's own limit
 
 
-class CkptWriter:
+class CkptWriter(TensorWriter):
     """Writes tensors in the order they come."""
 
     def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
+        super().__init__(path)
         self._metadata = metadata
         self._values = 0
-        self._file = OutputFile(path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
     def add(self, info: TensorInfo, pieces: Iterable[memoryview]) -> None:
         """Append one tensor; `pieces` are its bytes."""

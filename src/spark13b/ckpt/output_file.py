@@ -1,11 +1,15 @@
-"""The file that the writers write to: what is written sets out for the disk at once, not when the file is finished."""
+"""What the writers of all formats share, and the file they write to: its bytes set out for the disk at once."""
 
 from __future__ import annotations
 
 import io
 import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from spark13b.ckpt.tensors import TensorInfo
 
 _STRIDE = 32 << 20  # bytes
 
@@ -31,3 +35,24 @@ class OutputFile(io.FileIO):
             os.posix_fadvise(self.fileno(), self._on_the_way, end - self._on_the_way, os.POSIX_FADV_DONTNEED)
             self._on_the_way = end
         return len(data)
+
+
+class TensorWriter(ABC):
+    """Writes tensors in the order they come; leaving it as a context manager closes the file, finished or not."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = OutputFile(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    @abstractmethod
+    def add(self, info: TensorInfo, pieces: Iterable[memoryview]) -> None:
+        """Append one tensor; `pieces` are its bytes."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Write what stands around the tensors; nothing may follow."""

@@ -11,11 +11,10 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from spark13b.ckpt.dtypes import PIECE, SAFETENSORS, safetensors_name
-from spark13b.ckpt.output_file import OutputFile
+from spark13b.ckpt.output_file import TensorWriter
 from spark13b.ckpt.tensors import FileCheckpoint, Part, Stored, TensorInfo, truncated
 from spark13b.errors import InputError
 
@@ -57,28 +56,20 @@ def open_safetensors(path: Path) -> FileCheckpoint:
     return FileCheckpoint(path, "safetensors", stored, metadata)
 
 
-class SafetensorsWriter:
+class SafetensorsWriter(TensorWriter):
     """Writes tensors in the order they come; the header is filled in at the end.
 
     `plan` tells the tensors beforehand when they are known, so that the header has its true length; else 1 MiB is kept.
     """
 
     def __init__(self, path: Path, plan: Sequence[TensorInfo] | None, metadata: Mapping[str, str]) -> None:
-        self._file = OutputFile(path)
+        super().__init__(path)
         self._metadata = {"format": "ms", **metadata}
         self._entries: dict[str, dict[str, Any]] = {}
         self._crcs: dict[str, str] = {}
         self._end = 0
         self._room = _ROOM if plan is None else self._planned(plan)
         self._file.seek(8 + self._room)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
     def add(self, info: TensorInfo, pieces: Iterable[memoryview]) -> None:
         """Append one tensor; `pieces` are its bytes."""

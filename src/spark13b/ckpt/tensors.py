@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import zlib
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -67,9 +68,9 @@ class Checkpoint(Mapping[str, Array]):
         self.infos: Mapping[str, TensorInfo] = MappingProxyType(dict(infos))
         self.metadata: Mapping[str, str] = MappingProxyType(dict(metadata or {}))
 
+    @abstractmethod
     def read(self, name: str) -> Array:
         """The array of a name that is in `infos`."""
-        raise NotImplementedError
 
     def pieces(self, name: str) -> Iterator[memoryview]:
         """The bytes of that array in order, piece by piece. Damage may be found only after the last piece."""

@@ -12,11 +12,9 @@ import struct
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from spark13b.ckpt.dtypes import torch_storage_name
-from spark13b.ckpt.output_file import OutputFile
+from spark13b.ckpt.output_file import TensorWriter
 from spark13b.ckpt.tensors import TensorInfo
 from spark13b.ckpt.torch_reader import METADATA_RECORD
 
@@ -24,11 +22,11 @@ _ALIGNMENT = 64  # bytes, as torch's own writer
 _ROOT = "archive"
 
 
-class TorchWriter:
+class TorchWriter(TensorWriter):
     """Writes tensors in the order they come, which is that of `plan` if there is one."""
 
     def __init__(self, path: Path, plan: Sequence[TensorInfo] | None, metadata: Mapping[str, str]) -> None:
-        self._file = OutputFile(path)
+        super().__init__(path)
         self._archive = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
         self._infos: list[TensorInfo] = []
         self._plan, self._metadata = plan, metadata
@@ -37,14 +35,9 @@ class TorchWriter:
         self._small("byteorder", b"little")
         self._small("version", b"3\n")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._archive.fp = None  # or, where an error came between, it would finish the file when it is collected
-        self._file.close()
+        super().__exit__(*exc)
 
     def add(self, info: TensorInfo, pieces: Iterable[memoryview]) -> None:
         """Append one tensor; `pieces` are its bytes."""

@@ -13,6 +13,7 @@ from typing import Literal
 from spark13b.ckpt.dtypes import Array, canonical, pieces_of
 from spark13b.ckpt.metering import amount, byte_meter, counted
 from spark13b.ckpt.mindspore_writer import CkptWriter
+from spark13b.ckpt.output_file import TensorWriter
 from spark13b.ckpt.reading_ahead import pieces_ahead
 from spark13b.ckpt.safetensors_file import SafetensorsWriter
 from spark13b.ckpt.shards import INDEX_NAMES, SHARD_NAMES, batches, index_text
@@ -134,7 +135,7 @@ def _streams(
 
 def _writer(
     draft: Path, format: Format, plan: Sequence[TensorInfo] | None, metadata: Mapping[str, str]
-) -> CkptWriter | SafetensorsWriter | TorchWriter:
+) -> TensorWriter:
     if format == "safetensors":
         return SafetensorsWriter(draft, plan, metadata)
     return TorchWriter(draft, plan, metadata) if format == "torch" else CkptWriter(draft, metadata)

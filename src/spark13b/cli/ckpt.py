@@ -167,7 +167,9 @@ def info(source: Source, json: options.Json = False) -> None:
 
 
 @app.command(epilog="Example: spark13b ckpt verify weights --preset 800T-A2-infer")
-def verify(source: Source, preset: options.Preset = None, json: options.Json = False) -> None:
+def verify(
+    source: Source, preset: options.Preset = None, assignments: options.Set = None, json: options.Json = False
+) -> None:
     """Read every tensor and report damage, wrong names and shapes, nan and inf. Exit code 1 when anything is wrong."""
     from spark13b.ckpt.inspecting import problems
     from spark13b.ckpt.metering import amount
@@ -178,7 +180,11 @@ def verify(source: Source, preset: options.Preset = None, json: options.Json = F
     if preset is not None:
         from spark13b.config import load_preset
 
-        config = load_preset(preset).model
+        config = load_preset(preset, assignments=assignments or []).model
+    elif assignments:
+        from spark13b.errors import InputError
+
+        raise InputError("--set changes values of a preset, and none is given", fix="add --preset")
     with open_checkpoint(source) as checkpoint:
         found = list(problems(checkpoint, config, progress=TerminalProgress()))
         checked = sum(map(checkpoint.has_checksum, checkpoint))

@@ -91,7 +91,25 @@ def read_rank_table(path: Path) -> RankTable:
             where=path,
             fix="let every server be in the table once",
         )
+    _check_devices(path, table)
     return table
+
+
+def _check_devices(path: Path, table: RankTable) -> None:
+    """Raise InputError for a device that a server has twice, or an address that two devices have."""
+    names = [
+        (f"device {device.device_id} of server {server.server_id}", f"device_ip {device.device_ip}")
+        for server in table.server_list
+        for device in server.device
+    ]
+    for kind in zip(*names, strict=True):
+        twice = next((name for name in kind if kind.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(
+                f"{twice} is in the table twice",
+                where=path,
+                fix=f"correct it, or make the tables anew; 'spark13b rank-table check {path}' lists all that is wrong",
+            )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -71,12 +72,24 @@ def first_file(rows_file: Path) -> Path:
     return first if not rows_file.exists() and first.exists() else rows_file
 
 
+def whole_output(rows_file: Path) -> Path:
+    """The output that a file belongs to: of FILE2 it is FILE, if that has a manifest of several files.
+
+    MindSpore, too, reads all of them when one is named.
+    """
+    shard = re.fullmatch(r"(.+?)\d+", rows_file.name)
+    if shard is None or manifest_path(rows_file).exists():
+        return rows_file
+    whole = rows_file.with_name(shard[1])
+    return whole if manifest_path(whole).is_file() and not whole.exists() else rows_file
+
+
 def read_manifest(rows_file: str | Path) -> Manifest | None:
-    """The manifest of a MindRecord file, or None when it has none (files of the original do not).
+    """The manifest of a MindRecord file, or of the several it is one of; None: none (the original's).
 
     Raises InputError when there is one that cannot be understood.
     """
-    path = manifest_path(Path(rows_file))
+    path = manifest_path(whole_output(Path(rows_file)))
     if not path.is_file():
         return None
     try:

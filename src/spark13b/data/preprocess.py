@@ -84,7 +84,8 @@ def preprocess_pretrain(
     read or written, before anything is written if it can be known; the output appears whole or not at all. A job that
     was stopped goes on from its last finished file when it is begun again.
     """
-    return _run("pretrain", inputs, output, tokenizer, seq_length, options, way, held_out, force, progress)
+    job = _Job("pretrain", Sources(inputs), tokenizer, seq_length, options, way, _outputs(output, held_out, options))
+    return _run(job, force, progress)
 
 
 def preprocess_sft(
@@ -103,7 +104,8 @@ def preprocess_sft(
 
     The mask is 1 on every answer and its `<end>`. Otherwise like `preprocess_pretrain`.
     """
-    return _run("sft", inputs, output, tokenizer, seq_length, options, way, held_out, force, progress)
+    job = _Job("sft", Sources(inputs), tokenizer, seq_length, options, way, _outputs(output, held_out, options))
+    return _run(job, force, progress)
 
 
 def held_out_path(output: Path) -> Path:
@@ -111,43 +113,77 @@ def held_out_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.eval{output.suffix}")
 
 
-def _run(
-    kind: Kind,
-    inputs: Sequence[Path],
-    output: Path,
-    tokenizer: SparkTokenizer,
-    seq_length: int,
-    options: Options,
-    way: Way,
-    held_out: Path | None,
-    force: bool,
-    progress: Progress,
-) -> Report:
-    if not 1 <= seq_length <= LONGEST_SEQ_LENGTH:
+@dataclass(frozen=True)
+class _Job:
+    """What one of the two commands was asked for. `outputs`: that of the rows, then that of those held out."""
+
+    kind: Kind
+    sources: Sources
+    tokenizer: SparkTokenizer
+    seq_length: int
+    options: Options
+    way: Way
+    outputs: Sequence[Path]
+
+    @property
+    def output(self) -> Path:
+        return self.outputs[0]
+
+    @property
+    def held_out(self) -> Path | None:
+        return self.outputs[1] if len(self.outputs) > 1 else None
+
+    def identity(self) -> dict[str, Any]:
+        """What a job must have in common with the one that it goes on with."""
+        files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.sources.paths]
+        values = {"command": self.kind, "tokenizer": self.tokenizer.fingerprint, "--seq-length": self.seq_length}
+        named = {
+            name: value for name, value in _values(self.options, all_of_them=True).items() if name not in _TOLERANCE
+        }
+        named |= {"held_out_output": None if self.held_out is None else str(self.held_out.resolve())}
+        return (
+            values | {name.replace("_", " "): value for name, value in named.items()} | {"list of input files": files}
+        )
+
+    def tokenizer_entry(self) -> TokenizerEntry:
+        """The tokenizer as a manifest names it."""
+        return TokenizerEntry(
+            path=str(Path(self.tokenizer.where).resolve().parent),
+            sha256=self.tokenizer.fingerprint,
+            vocab_size=self.tokenizer.vocab_size,
+            end_id=self.tokenizer.end_id,
+            pad_id=self.tokenizer.pad_id,
+        )
+
+
+def _outputs(output: Path, held_out: Path | None, options: Options) -> list[Path]:
+    """The output of the rows, and that of those held out if any are."""
+    return [output, held_out or held_out_path(output)] if options.held_out else [output]
+
+
+def _run(job: _Job, force: bool, progress: Progress) -> Report:
+    if not 1 <= job.seq_length <= LONGEST_SEQ_LENGTH:
         raise InputError(
-            f"--seq-length must be from 1 to {LONGEST_SEQ_LENGTH:,}, not {seq_length:,}",
+            f"--seq-length must be from 1 to {LONGEST_SEQ_LENGTH:,}, not {job.seq_length:,}",
             fix="use the sequence length of the preset that will train on the rows",
         )
-    sources = Sources(inputs)
-    held_out = (held_out or held_out_path(output)) if options.held_out else None
-    outputs = [output] if held_out is None else [output, held_out]
+    output, held_out = job.output, job.held_out
     if held_out is not None and held_out.resolve() == output.resolve():
         raise InputError("both outputs are one file", where=held_out, fix="give --eval-output another name")
     if not (output.with_name(output.name + ".partial") / _PREPARED).exists():  # else it was killed moving its files
-        for path in outputs:
-            check_output(path, sources.paths, force=force)
-    folder = JobFolder(output, _identity(kind, sources, tokenizer, seq_length, options, held_out))
-    state = folder.open(anew=way.resume is False, resume=way.resume is True)
+        for path in job.outputs:
+            check_output(path, job.sources.paths, force=force)
+    folder = JobFolder(output, job.identity())
+    state = folder.open(anew=job.way.resume is False, resume=job.way.resume is True)
     keep = True
     try:
         if state.blocks:
             progress.note(f"going on: {state.ledger.read:,} records are in {len(state.shards)} finished files")
-        with closing(
-            Making(folder, state, kind, Shape(seq_length + 1, tokenizer.pad_id, options.documents), options)
-        ) as making:
+        shape = Shape(job.seq_length + 1, job.tokenizer.pad_id, job.options.documents)
+        with closing(Making(folder, state, job.kind, shape, job.options)) as making:
             if not state.finished:
-                _make(making, sources, tokenizer, state, options, way, kind, progress)
-            report = _publish(making, folder, state, tokenizer, outputs, kind, seq_length, options)
+                _make(job, making, state, progress)
+            report = _publish(job, making, folder, state)
         keep = False
     except OSError as error:
         raise disk_error(error, output) from error
@@ -159,23 +195,15 @@ def _run(
     return report
 
 
-def _make(
-    making: Making,
-    sources: Sources,
-    tokenizer: SparkTokenizer,
-    state: State,
-    options: Options,
-    way: Way,
-    kind: Kind,
-    progress: Progress,
-) -> None:
+def _make(job: _Job, making: Making, state: State, progress: Progress) -> None:
     """Encode, pack and write everything that is not in finished files yet."""
+    sources, options, way = job.sources, job.options, job.way
     sources.entries, sources.ends = list(state.entries), list(state.ends)
     digests = options.deduplicate or bool(options.held_out)
-    recipe = Recipe(kind, tokenizer.model, options.template, options.form, dict(options.names), digests)
+    recipe = Recipe(job.kind, job.tokenizer.model, options.template, options.form, dict(options.names), digests)
     workers = way.workers or (len(os.sched_getaffinity(0)) if sources.size > _SMALL else 1)
     with (
-        progress.track(f"preprocess {kind}", total=sources.size, unit="bytes") as meter,
+        progress.track(f"preprocess {job.kind}", total=sources.size, unit="bytes") as meter,
         encoding(recipe, workers, way.engine, way.ray_address) as encode,
     ):
         told = 0
@@ -188,22 +216,6 @@ def _make(
         meter.advance(sources.size - told)
 
 
-def _identity(
-    kind: Kind,
-    sources: Sources,
-    tokenizer: SparkTokenizer,
-    seq_length: int,
-    options: Options,
-    held_out: Path | None,
-) -> dict[str, Any]:
-    """What a job must have in common with the one that it goes on with."""
-    files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources.paths]
-    values = {"command": kind, "tokenizer": tokenizer.fingerprint, "--seq-length": seq_length}
-    named = {name: value for name, value in _values(options, all_of_them=True).items() if name not in _TOLERANCE}
-    named |= {"held_out_output": None if held_out is None else str(held_out.resolve())}
-    return values | {name.replace("_", " "): value for name, value in named.items()} | {"list of input files": files}
-
-
 def _values(options: Options, all_of_them: bool = False) -> dict[str, Any]:
     """The options as a manifest lists them: those that are not as usual."""
     plain, names = Options(), {"form": "format", "names": "map", "held_out": "eval_fraction"}
@@ -211,20 +223,11 @@ def _values(options: Options, all_of_them: bool = False) -> dict[str, Any]:
     return {names.get(name, name): dict(value) if name == "names" else value for name, value in found.items()}
 
 
-def _publish(
-    making: Making,
-    folder: JobFolder,
-    state: State,
-    tokenizer: SparkTokenizer,
-    outputs: list[Path],
-    kind: Kind,
-    seq_length: int,
-    options: Options,
-) -> Report:
+def _publish(job: _Job, making: Making, folder: JobFolder, state: State) -> Report:
     """Let the outputs appear."""
-    output = outputs[0]
+    output, held_out = job.output, job.held_out
     report = Report(
-        kind=kind,
+        kind=job.kind,
         output=[path.name for path in files_of(output, len(making.shards.rows))],
         ledger=state.ledger,
         formats=dict(state.formats),
@@ -233,33 +236,27 @@ def _publish(
         bad_records=errors_path(output).name if state.ledger.bad else None,
     )
     parts = [(making.shards, output, state.ledger, _OUT)]
-    if len(outputs) > 1:
+    if held_out is not None:
         assert making.held_shards is not None
-        report.held_out = [path.name for path in files_of(outputs[1], len(making.held_shards.rows))]
+        report.held_out = [path.name for path in files_of(held_out, len(making.held_shards.rows))]
         report.held_out_ledger = state.held_out
-        parts.append((making.held_shards, outputs[1], state.held_out, _OUT_HELD))
+        parts.append((making.held_shards, held_out, state.held_out, _OUT_HELD))
     marker = folder.path / _PREPARED
     if not marker.exists():
         for shards, path, ledger, place in parts:
             manifest = Manifest(
-                kind=kind,
-                seq_length=seq_length,
+                kind=job.kind,
+                seq_length=job.seq_length,
                 columns=list(making.columns),
                 rows=ledger.rows,
-                tokenizer=TokenizerEntry(
-                    path=str(Path(tokenizer.where).resolve().parent),
-                    sha256=tokenizer.fingerprint,
-                    vocab_size=tokenizer.vocab_size,
-                    end_id=tokenizer.end_id,
-                    pad_id=tokenizer.pad_id,
-                ),
-                options=_values(options),
+                tokenizer=job.tokenizer_entry(),
+                options=_values(job.options),
                 inputs=state.entries,
                 ledger=ledger,
                 shards=shards.rows if len(shards.rows) > 1 else [],
             )
             prepare(shards, path, manifest, report.model_dump_json(indent=2) + "\n", folder.path / place)
-        for path in outputs:
+        for path in job.outputs:
             remove_output(path)
         marker.touch()
     making.publish_bad(output)

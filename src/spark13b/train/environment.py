@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from spark13b.data.manifest import manifest_path
+from spark13b.data.manifest import manifest_path, whole_output
 from spark13b.files import write_text
 from spark13b.run_folder import RunFolder
 from spark13b.train.job import Job
@@ -73,7 +73,7 @@ def memory_now() -> int:
 def _file(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
-    manifest = manifest_path(path)
+    manifest = manifest_path(whole_output(path))
     fingerprint = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
     return {"path": str(path.absolute()), "bytes": path.stat().st_size, "manifest_sha256": fingerprint}
 

@@ -65,7 +65,7 @@ def train(job: Job, progress: Progress = SILENT, on_step: Callable[[int], None] 
     """
     if job.data is None:
         raise no_data()
-    check(job)
+    plan = check(job)
     from spark13b.model.device import check_machine
     from spark13b.model.mesh import processes
     from spark13b.train.environment import record_start
@@ -78,6 +78,12 @@ def train(job: Job, progress: Progress = SILENT, on_step: Callable[[int], None] 
     run, every = RunFolder(job.output), job.preset.train.eval_every
     if every is not None and job.eval_data is None:
         progress.note("note: train.eval_every does nothing without --eval-data")
+    warm_up, total = job.preset.schedule.warmup_steps, job.preset.schedule.total_steps
+    if total is None and plan.steps is not None and warm_up >= plan.steps:
+        progress.note(
+            f"note: the rate warms up for {warm_up} steps, the run has {plan.steps}: it never reaches schedule.lr; "
+            "set schedule.warmup_steps lower"
+        )
     training = Training(job, job.data, run, progress, on_step)  # reads the weights: nothing is written before they fit
     if training.mesh.world.index == 0:
         if job.resume:
