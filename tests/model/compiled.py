@@ -6,12 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from mindspore import ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from spark13b.config.model import SparkConfig
 from spark13b.model.attention.blocked import BlockedAttention
 from spark13b.model.causal_lm import SparkForCausalLM
-from spark13b.model.loss import Loss
+from spark13b.model.device import device
+from spark13b.model.loss import TINY, Loss
+from spark13b.model.names import expected_shapes
+from spark13b.model.native_training import NativeGradients
+from spark13b.native.library import Library
 
 Gradients = Callable[[np.ndarray, np.ndarray], tuple[float, dict[str, np.ndarray]]]
 
@@ -47,6 +51,25 @@ def loss_and_gradients(model: SparkForCausalLM) -> Gradients:
         loss, gradients = compute(*tensors(ids, mask))
         return float(loss.asnumpy()), {
             name: gradient.asnumpy() for name, gradient in zip(weights, gradients, strict=True)
+        }
+
+    return call
+
+
+def native_gradients(
+    library: Library, config: SparkConfig, weights: dict[str, np.ndarray], recompute: bool = False
+) -> Gradients:
+    """The same of a model with these weights by the native library; no MindSpore operator but the library's."""
+    device()
+    names = list(expected_shapes(config))
+    parameters = [Parameter(Tensor(np.asarray(weights[name], np.float32)), name=name) for name in names]
+    compute = NativeGradients(library, config, parameters, recompute)
+
+    def call(ids: np.ndarray, mask: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
+        factor = Tensor(np.float32(1.0 / (mask.sum() + TINY)))
+        loss, gradients = compute(*tensors(ids, mask), Tensor(np.zeros(1, np.int32)), factor)
+        return float(loss.asnumpy()), {
+            name: gradient.asnumpy() for name, gradient in zip(names, gradients, strict=True)
         }
 
     return call

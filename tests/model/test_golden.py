@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.compiled import Gradients, loss_and_gradients, make_model
+from model.compiled import Gradients, loss_and_gradients, make_model, native_gradients
 from model.golden_config import golden_config
 from model.numpy_model import NumpyModel
 from spark13b.model import SparkForCausalLM
@@ -34,15 +34,21 @@ def test_attention_in_blocks_gives_the_originals_logits(golden: Golden, golden_w
 class TestTraining:
     """Window 8 in blocks, window 32 whole; test_against_numpy.py crosses windows and blocks."""
 
-    @pytest.fixture(scope="class", params=[8, 32], ids=["window 8, blocks of 13", "window 32, whole"])
-    def case(
-        self, request: Any, golden: Golden, golden_weights: Golden, golden_gradients: Gradients
-    ) -> tuple[Golden, Gradients, int]:
-        window = request.param
+    @pytest.fixture(
+        scope="class",
+        params=[(8, False), (32, False), (8, True), (32, True)],
+        ids=["window 8, blocks of 13", "window 32, whole", "window 8, native", "window 32, native"],
+    )
+    def case(self, request: Any, golden: Golden, golden_weights: Golden) -> tuple[Golden, Gradients, int]:
+        window, native = request.param
         prefix = f"w{window}/"
         part = {name.removeprefix(prefix): array for name, array in golden.items() if name.startswith(prefix)}
+        if native:
+            library = request.getfixturevalue("native_library")
+            config = golden_config(sparse_local_size=window)
+            return part, native_gradients(library, config, golden_weights), window
         if window == 32:
-            return part, golden_gradients, window
+            return part, request.getfixturevalue("golden_gradients"), window
         model = make_model(golden_config(sparse_local_size=window), golden_weights, block=13)
         return part, loss_and_gradients(model), window
 

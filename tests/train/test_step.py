@@ -80,7 +80,9 @@ def check_three_steps(made: tuple[SparkForCausalLM, AdamW, Run], clip_norm: floa
     return norms
 
 
-def test_three_steps_with_clipping_equal_numpy() -> None:
+@pytest.mark.parametrize("native", ["1", "0"], ids=["native where it is built", "MindSpore's operators"])
+def test_three_steps_with_clipping_equal_numpy(native: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARK13B_NATIVE", native)
     limit = 2.0
     norms = check_three_steps(make(limit, guard=False), limit, scale=1.0)
     assert min(norms) < limit < max(norms), f"choose another limit: some steps must be clipped and some not, {norms}"

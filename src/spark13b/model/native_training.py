@@ -114,6 +114,7 @@ def float_bits(value: float) -> int:
 
 def _numbers(library: Library, config: SparkConfig, recompute: bool = False) -> Tensor:
     """What the operators are told beside tensors; operators.cpp says in which order."""
+    assert library.onednn is not None, "choose_training has looked"  # and looking opens it
     kind, epsilon = TYPES.index(config.compute_type), float_bits(config.layernorm_epsilon)
     numbers = [thread_count(), library.level, config.num_heads, config.sparse_local_size, kind, int(recompute), epsilon]
     return Tensor(np.array(numbers, np.int64))

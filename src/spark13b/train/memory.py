@@ -42,7 +42,7 @@ _CPU_ANSWERING_GRAPH = 30 * 2**20  # a layer
 _NATIVE_PROCESS = 200 * 2**20  # Python, NumPy and the native library, without MindSpore
 _ASCEND_RESERVE = 2**30  # workspace of kernels and what no formula here knows; not measured
 
-Backend = Literal["plain", "blocked", "ascend", "acctransformer"]
+Backend = Literal["plain", "blocked", "native", "ascend", "acctransformer"]
 
 
 @dataclass(frozen=True)
