@@ -14,6 +14,8 @@ import pytest
 from spark13b.ckpt import expected_shapes, write_checkpoint
 from spark13b.cli.main import run
 from spark13b.data.mindrecord import row_info
+from spark13b.infer import comparison
+from spark13b.native.library import Found, Library
 from spark13b.run_folder import RunFolder
 from train.small_run import small_preset, small_rows
 
@@ -78,3 +80,41 @@ def test_what_is_missing_or_does_not_fit_is_told(folder, rows, tmp_path, monkeyp
     error = capsys.readouterr().err
     assert says in error
     assert "fix:" in error
+
+
+def test_a_quantised_model_is_compared_with_its_source_and_each_perplexity_is_that_of_eval(
+    rows: Path, tmp_path: Path, native_library: Library, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """`eval` computes another way: MindSpore's graphs, from weights that are widened. Logits tie nowhere here."""
+    monkeypatch.setattr(comparison, "find_library", lambda: Found(native_library, ""))
+    preset = small_preset(model__hidden_size=128, model__ffn_hidden_size=256)
+    (tmp_path / "preset.yaml").write_text(preset.to_yaml())
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in expected_shapes(preset.model).items()
+    }
+    write_checkpoint(tmp_path / "base.safetensors", arrays, "safetensors")
+    assert run(["ckpt", "quantize", str(tmp_path / "base.safetensors"), str(tmp_path / "int4"), "--bits", "4"]) == 0
+    capsys.readouterr()
+
+    def measured(load: str, *more: str) -> dict[str, float]:
+        command = [
+            "eval",
+            "--preset",
+            str(tmp_path / "preset.yaml"),
+            "--data",
+            str(rows),
+            "--load",
+            str(tmp_path / load),
+        ]
+        assert run([*command, "--json", *more]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    both = measured("int4", "--against", str(tmp_path / "base.safetensors"))
+    base, rounded = measured("base.safetensors"), measured("int4")
+    assert both["base_loss"] == pytest.approx(base["loss"], rel=1e-5)
+    assert both["loss"] == pytest.approx(rounded["loss"], rel=1e-5)
+    assert both["tokens"] == base["tokens"]
+    assert 0.1 < both["agreement"] < 1
+    same = measured("base.safetensors", "--against", str(tmp_path / "base.safetensors"))
+    assert same["agreement"] == 1 and same["loss"] == same["base_loss"]

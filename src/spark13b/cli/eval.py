@@ -12,6 +12,10 @@ from spark13b.cli import console, launching, options
 from spark13b.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
     from spark13b.cluster.launch import Workers
     from spark13b.config import Preset
 
@@ -26,6 +30,14 @@ def evaluate(
     ] = None,
     load: options.Load = None,
     adapter: options.Adapter = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            metavar="CHECKPOINT",
+            help="Another one of the same model, from before 'ckpt quantize' for example: compare the two.",
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Rows at once \\[default: train.batch_size].")
     ] = None,
@@ -42,7 +54,13 @@ def evaluate(
     """Measure a model on rows: loss, perplexity, and how often the right token is the most probable one.
 
     The preset comes from the run's folder that --load is in, or from --preset. Only tokens to be learned count.
+    With --against both models are measured, and how often they hold the same token for the most probable one.
     """
+    if against is not None:
+        if adapter is not None or nproc is not None:
+            raise InputError("--against goes with neither --adapter nor --nproc", fix="leave --adapter and --nproc out")
+        _compare(preset, *_given(data, load), against, assignments or [], as_json)
+        return
     from spark13b.train.evaluation import evaluate
     from spark13b.train.job import Evaluation
 
@@ -65,6 +83,35 @@ def evaluate(
     else:
         found = Evaluation.from_dict(result)
         print(f"{found} ({found.tokens:,} tokens of {found.rows:,} rows)")
+
+
+def _compare(preset: str | None, data: Path, load: Path, against: Path, assignments: list[str], as_json: bool) -> None:
+    """Print how two models differ on rows."""
+    from spark13b.config import load_preset
+    from spark13b.data.mindrecord import open_rows
+    from spark13b.infer.comparison import compare
+    from spark13b.model.loss import align
+    from spark13b.run_folder import preset_for
+    from spark13b.train.rows import check_rows
+
+    try:
+        name, _ = preset_for(preset, load, None)
+    except InputError:  # what 'ckpt quantize' wrote does not lie in a run's folder, and its source may
+        name, _ = preset_for(preset, against, None)
+    values = load_preset(name, assignments=assignments)
+    info = check_rows(values, data)
+    with console.TerminalProgress().track("comparing", info.rows, "rows") as meter:
+
+        def rows() -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+            for ids, mask in open_rows(data, 1):
+                yield ids[0], align(mask, values.train.loss_mask_alignment)[0]
+                meter.advance(1)
+
+        result = compare(load, against, values.model, rows())
+    if as_json:
+        console.print_json(result.as_dict())
+    else:
+        print(f"{result} ({result.tokens:,} tokens of {info.rows:,} rows)")
 
 
 def _evaluate_together(values: Preset, rows: Path, workers: Workers, processes: launching.Processes) -> dict[str, Any]:

@@ -80,6 +80,10 @@ class NativeDecoder:
         self._addresses: dict[int, np.ndarray] = {}  # the same as (layers, 2) addresses
 
     def read(self, ids: Sequence[int], start: int) -> np.ndarray:
+        return self.logits(ids, start, 1)[0]
+
+    def logits(self, ids: Sequence[int], start: int, wanted: int) -> np.ndarray:
+        """`read`, with the logits (wanted, V) after the last `wanted` tokens."""
         count = len(ids)
         if not 1 <= count <= self.chunk or start + count > self._room:
             raise ValueError(f"{count} tokens at {start}: there is room for {self.chunk} at once, {self._room} in all")
@@ -91,9 +95,10 @@ class NativeDecoder:
             start,
             self._ring(READING)[1],
             threads=self._threads,
+            wanted=wanted,
             rounds=self._model.rounds,
             halves=self._model.rounds,
-        )[0]
+        )
 
     def step(self, seats: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> np.ndarray:
         if max(positions) >= self._room:
