@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test sanitize lint bench clean
 
 # Each stamp is remade when what it was installed from changes.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -32,6 +32,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev $(if $(CI),$(VENV)/.installed-torch)
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# The native library's tests with it compiled for the sanitizers of addresses, undefined behaviour and threads.
+sanitize: $(VENV)/.installed-dev
+	@$(BIN)/python tests/native/sanitize.py
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .

@@ -66,10 +66,15 @@ def golden_model(golden_weights: dict[str, np.ndarray]) -> Any:
 
 @pytest.fixture(scope="session")
 def native_library(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The native library of this source, compiled by this machine's compiler; tests are skipped where there is none."""
+    """The native library of this source, compiled by this machine's compiler; tests are skipped where there is none.
+
+    SPARK13B_TEST_LIBRARY names another, as native/test_sanitizers.py does.
+    """
     from spark13b.native.build import build, cache_folder, find_compiler, library_name, source_folder
     from spark13b.native.library import Library
 
+    if "SPARK13B_TEST_LIBRARY" in os.environ:
+        return Library(Path(os.environ["SPARK13B_TEST_LIBRARY"]))
     for folder in (source_folder(), cache_folder()):
         if (folder / library_name()).is_file():
             return Library(folder / library_name())

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,10 +64,10 @@ def find_compiler() -> list[str] | None:
     return None
 
 
-def build(folder: Path) -> Path:
+def build(folder: Path, more: Sequence[str] = ()) -> Path:
     """Compile into `folder` -> the library, which appears whole or not at all. Raises BuildError.
 
-    A library of the same source that is there already is replaced.
+    A library of the same source that is there already is replaced. `more`: flags after the usual ones.
     """
     compiler = find_compiler()
     if compiler is None:
@@ -76,8 +77,8 @@ def build(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as workspace:
             made = Path(workspace) / target.name
-            objects = _compile(compiler, Path(workspace))
-            _run([*compiler, "-shared", "-pthread", *map(str, objects), *LIBRARIES, "-o", str(made)])
+            objects = _compile([*compiler, *FLAGS, *more], Path(workspace))
+            _run([*compiler, *FLAGS, *more, "-shared", *map(str, objects), *LIBRARIES, "-o", str(made)])
             made.replace(target)
     except subprocess.TimeoutExpired:
         raise BuildError(f"{compiler[0]} did not end within {_SECONDS:g} s") from None
@@ -86,7 +87,7 @@ def build(folder: Path) -> Path:
     return target
 
 
-def _compile(compiler: list[str], folder: Path) -> list[Path]:
+def _compile(command: list[str], folder: Path) -> list[Path]:
     """Compile all sources into `folder`, as many at once as there are cores -> the object files."""
     units: list[tuple[str, list[str]]] = []
     for name in SOURCES:
@@ -95,7 +96,7 @@ def _compile(compiler: list[str], folder: Path) -> list[Path]:
     objects = [folder / f"{number}.o" for number in range(len(units))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         commands = [
-            [*compiler, *FLAGS, *more, "-c", str(source_folder() / name), "-o", str(target)]
+            [*command, *more, "-c", str(source_folder() / name), "-o", str(target)]
             for (name, more), target in zip(units, objects, strict=True)
         ]
         list(pool.map(_run, commands))
