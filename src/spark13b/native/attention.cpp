@@ -28,6 +28,10 @@ struct Sight {
     // The keys that any of them sees: begin .. end - 1.
     int64_t begin() const { return std::max<int64_t>(0, position - window + 1); }
     int64_t end(int64_t count) const { return position + count; }
+
+    // The queries left .. right - 1 of the block are those that see one of the keys first .. end - 1.
+    int64_t left(int64_t first) const { return std::max<int64_t>(0, first - position); }
+    int64_t right(int64_t end) const { return std::min(kQueries, end - 1 + window - position); }
 };
 
 struct Kernels {

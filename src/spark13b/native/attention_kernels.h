@@ -11,7 +11,6 @@ constexpr int kWide = 4;  // vectors of a row that a product holds in registers:
 constexpr int kWide = 2;  // 6 x 2 of 16
 #endif
 constexpr int kTall = 6;
-constexpr int64_t kVectors = kQueries / LANES;  // of one row of scores
 
 // ROWS x COLUMNS vectors of c = a b, or c += a b.
 template <int ROWS, int COLUMNS>
@@ -66,66 +65,130 @@ KERNEL static void product(int64_t rows, int64_t depth, int64_t columns, const f
     int64_t j = 0;
     for (; j + kWide * LANES <= columns; j += kWide * LANES)
         product_column<kWide>(rows, depth, a, a_row, a_column, b + j, b_row, adds, c + j, c_row);
-    for (; j < columns; j += LANES)
-        product_column<1>(rows, depth, a, a_row, a_column, b + j, b_row, adds, c + j, c_row);
+    switch ((columns - j) / LANES) {
+#if LANES == 16
+        case 3: product_column<3>(rows, depth, a, a_row, a_column, b + j, b_row, adds, c + j, c_row); break;
+        case 2: product_column<2>(rows, depth, a, a_row, a_column, b + j, b_row, adds, c + j, c_row); break;
+#endif
+        case 1: product_column<1>(rows, depth, a, a_row, a_column, b + j, b_row, adds, c + j, c_row); break;
+        default: break;
+    }
+}
+
+// A square of LANES rows becomes its transpose: squares of 1, 2, 4, ... rows change places across the diagonal.
+template <int SIDE>
+KERNEL static inline void exchange(Vector* rows) {
+    Integers upper, lower;
+    for (int i = 0; i < LANES; ++i) {
+        upper[i] = i & SIDE ? LANES + i - SIDE : i;
+        lower[i] = i & SIDE ? LANES + i : i + SIDE;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < LANES; ++r)
+        if (!(r & SIDE)) {
+            const Vector a = rows[r], b = rows[r + SIDE];
+            rows[r] = __builtin_shuffle(a, b, upper);
+            rows[r + SIDE] = __builtin_shuffle(a, b, lower);
+        }
+}
+
+KERNEL static inline void transpose(Vector* rows) {
+    exchange<1>(rows);
+    exchange<2>(rows);
+#if LANES >= 8
+    exchange<4>(rows);
+#endif
+#if LANES >= 16
+    exchange<8>(rows);
+#endif
 }
 
 // `count` <= 64 rows of `size` -> (size, 64), times `scale`; columns that have no row are 0.
 KERNEL static void transposed(const float* from, int64_t row, int64_t count, int64_t size, float scale, float* to) {
-    for (int64_t d = 0; d < size; ++d) {
-        float* line = to + d * kQueries;
-        for (int64_t t = 0; t < count; ++t) line[t] = from[t * row + d] * scale;
-        for (int64_t t = count; t < kQueries; ++t) line[t] = 0.0f;
+    for (int64_t t = 0; t < kQueries; t += LANES) {
+        int64_t d = 0;
+        if (t + LANES <= count)
+            for (; d + LANES <= size; d += LANES) {
+                Vector square[LANES];
+                for (int i = 0; i < LANES; ++i) square[i] = load(from + (t + i) * row + d) * scale;
+                transpose(square);
+                for (int i = 0; i < LANES; ++i) store(to + (d + i) * kQueries + t, square[i]);
+            }
+        for (; d < size; ++d)
+            for (int64_t i = t; i < t + LANES; ++i) to[d * kQueries + i] = i < count ? from[i * row + d] * scale : 0.0f;
     }
 }
 
-// The other way round: (size, 64) -> `count` rows of `size`, each times its own factor, or all times `scale`.
-KERNEL static void transposed_back(const float* from, const float* factors, float scale, int64_t count, int64_t size,
-                                   float* to, int64_t row) {
-    for (int64_t t = 0; t < count; ++t) {
-        const float factor = factors ? factors[t] : scale;
-        for (int64_t d = 0; d < size; ++d) to[t * row + d] = from[d * kQueries + t] * factor;
+// The other way round: (size, 64) -> `count` rows of `size`, each times its own factor.
+KERNEL static void transposed_back(const float* from, const float* factors, int64_t count, int64_t size, float* to,
+                                   int64_t row) {
+    for (int64_t t = 0; t < count; t += LANES) {
+        int64_t d = 0;
+        if (t + LANES <= count)
+            for (; d + LANES <= size; d += LANES) {
+                Vector square[LANES];
+                const Vector factor = load(factors + t);
+                for (int i = 0; i < LANES; ++i) square[i] = load(from + (d + i) * kQueries + t) * factor;
+                transpose(square);
+                for (int i = 0; i < LANES; ++i) store(to + (t + i) * row + d, square[i]);
+            }
+        for (; d < size; ++d)
+            for (int64_t i = t; i < std::min(t + LANES, count); ++i)
+                to[i * row + d] = from[d * kQueries + i] * factors[i];
     }
 }
 
 // `count` <= 64 rows of `size`, times `scale` -> (64, width), with zeros behind them and below.
 KERNEL static void padded(const float* from, int64_t row, int64_t count, int64_t size, float scale, int64_t width,
                           float* to) {
-    std::memset(to, 0, kQueries * width * sizeof(float));
-    for (int64_t t = 0; t < count; ++t)
-        for (int64_t d = 0; d < size; ++d) to[t * width + d] = from[t * row + d] * scale;
+    for (int64_t t = 0; t < kQueries; ++t)
+        for (int64_t d = 0; d < width; d += LANES) {
+            Vector here = {};
+            if (t < count && d < size)
+                here = d + LANES <= size ? load(from + t * row + d) : load_some(from + t * row + d, size - d);
+            store(to + t * width + d, here * scale);
+        }
 }
 
-// -1 in the lanes of the queries `t` .. t + LANES - 1 that see key j, else 0.
-KERNEL static inline Integers seen(const Sight& sight, int64_t t, int64_t j) {
-    int32_t numbers[LANES];
-    for (int i = 0; i < LANES; ++i) numbers[i] = static_cast<int32_t>(t + i);
-    Integers query;
-    std::memcpy(&query, numbers, sizeof query);
+KERNEL static inline Integers numbers_from(int64_t first) {
+    Integers numbers;
+    for (int i = 0; i < LANES; ++i) numbers[i] = static_cast<int32_t>(first + i);
+    return numbers;
+}
+
+// -1 in the lanes of those queries that see key j, else 0.
+KERNEL static inline Integers seen(const Sight& sight, Integers queries, int64_t j) {
     // query >= j - position and query < j - position + window; both bounds are cut to the block, so that they fit
-    const int64_t from = std::max<int64_t>(j - sight.position, 0);
-    const int64_t to = std::min<int64_t>(j - sight.position + sight.window, kQueries);
-    return (query >= static_cast<int32_t>(std::min(from, kQueries))) &
-           (query < static_cast<int32_t>(std::max<int64_t>(to, 0)));
+    const int64_t from = std::clamp<int64_t>(j - sight.position, 0, kQueries);
+    const int64_t to = std::clamp<int64_t>(j - sight.position + sight.window, 0, kQueries);
+    return (queries >= static_cast<int32_t>(from)) & (queries < static_cast<int32_t>(to));
 }
 
-// e^x for x <= 0, without `exp_of`'s guard against large ones: 3e-38 for very negative ones.
+// e^x for x <= 0: 2^n 2^r with |r| <= 1/2, the first terms of the series; an error of 2e-7 of the result.
 KERNEL static inline Vector exp_below_zero(Vector x) {
+#if LANES == 16
+    const Vector n = (Vector)_mm512_roundscale_ps((__m512)(x * 1.44269504f), 8);
+#else
     const Vector low = splat(-87.0f);
     x = x < low ? low : x;
-    const Vector n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
-    const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    Vector p = splat(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
+    const Vector n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23: what is added there is rounded
+#endif
+    const Vector r = x * 1.44269504f - n;
+    Vector p = splat(1.54035304e-4f);
+    p = p * r + 1.33335581e-3f;
+    p = p * r + 9.61812911e-3f;
+    p = p * r + 5.55041087e-2f;
+    p = p * r + 2.40226507e-1f;
+    p = p * r + 6.93147181e-1f;
+    p = p * r + 1.0f;
+#if LANES == 16
+    return (Vector)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
     const Integers power = (__builtin_convertvector(n, Integers) + 127) << 23;
     Vector scale;
     std::memcpy(&scale, &power, sizeof scale);
     return p * scale;
+#endif
 }
 
 // A block of `count` <= 64 queries of one head, the first at `sight.position` -> rows of out, and log_sums if wanted.
@@ -142,26 +205,28 @@ KERNEL static void forward(const float* q, int64_t q_row, int64_t count, const S
     for (int64_t first = begin; first < end; first += kKeys) {
         const int64_t keys = std::min(kKeys, end - first);
         const bool whole = sight.all(count, first, keys);
-        product(keys, size, kQueries, k + first * k_row, k_row, 1, queries, kQueries, false, scores, kQueries);
+        // the vectors of queries of which some see some of these keys
+        const int64_t left = sight.left(first) / LANES * LANES;
+        const int64_t right = (sight.right(first + keys) + LANES - 1) / LANES * LANES;
+        product(keys, size, right - left, k + first * k_row, k_row, 1, queries + left, kQueries, false, scores + left,
+                kQueries);
         bool grew = false;
         alignas(64) float shrink[kQueries];
-        for (int64_t part = 0; part < kVectors; ++part) {
-            float* column = scores + part * LANES;
-            const Vector old = load(most + part * LANES);
-            Vector now = old;
-            if (!whole)
+        for (int64_t t = left; t < right; t += LANES) {
+            float* column = scores + t;
+            const Vector old = load(most + t);
+            Vector now = old, added = {};
+            if (!whole) {
+                const Integers numbers = numbers_from(t);
                 for (int64_t j = 0; j < keys; ++j) {
-                    const Vector score = load(column + j * kQueries);
-                    store(column + j * kQueries, seen(sight, part * LANES, first + j) ? score : splat(kNothing));
+                    float* at = column + j * kQueries;
+                    store(at, seen(sight, numbers, first + j) ? load(at) : splat(kNothing));
                 }
+            }
             for (int64_t j = 0; j < keys; ++j) {
                 const Vector score = load(column + j * kQueries);
                 now = score > now ? score : now;
             }
-            store(most + part * LANES, now);
-            store(shrink + part * LANES, exp_below_zero(old - now));
-            for (int i = 0; i < LANES; ++i) grew |= shrink[part * LANES + i] != 1.0f;
-            Vector added = {};
             if (whole) {
                 for (int64_t j = 0; j < keys; ++j) {
                     const Vector weight = exp_below_zero(load(column + j * kQueries) - now);
@@ -176,21 +241,27 @@ KERNEL static void forward(const float* q, int64_t q_row, int64_t count, const S
                     added += weight;
                 }
             }
-            store(total + part * LANES, load(total + part * LANES) * load(shrink + part * LANES) + added);
+            const Vector factor = exp_below_zero(old - now);
+            store(most + t, now);
+            store(shrink + t, factor);
+            store(total + t, load(total + t) * factor + added);
+            const Integers changed = factor != splat(1.0f);
+            for (int i = 0; i < LANES; ++i) grew |= changed[i] != 0;
         }
         if (grew && first != begin)
             for (int64_t d = 0; d < size; ++d)
-                for (int64_t part = 0; part < kVectors; ++part) {
-                    float* at = sums + d * kQueries + part * LANES;
-                    store(at, load(at) * load(shrink + part * LANES));
+                for (int64_t t = left; t < right; t += LANES) {
+                    float* at = sums + d * kQueries + t;
+                    store(at, load(at) * load(shrink + t));
                 }
-        product(size, keys, kQueries, v + first * v_row, 1, v_row, scores, kQueries, true, sums, kQueries);
+        product(size, keys, right - left, v + first * v_row, 1, v_row, scores + left, kQueries, true, sums + left,
+                kQueries);
     }
     for (int64_t t = 0; t < count; ++t) {
         if (log_sums) log_sums[t] = most[t] + std::log(total[t]);
         total[t] = 1.0f / total[t];
     }
-    transposed_back(sums, total, 1.0f, count, size, out, out_row);
+    transposed_back(sums, total, count, size, out, out_row);
 }
 
 // A block of queries again, with the gradient of its out: dq is written; dk and dv, of all keys of the head and `width`
@@ -222,27 +293,34 @@ KERNEL static void backward(const float* q, int64_t q_row, int64_t count, const 
     for (int64_t first = begin; first < end; first += kKeys) {
         const int64_t keys = std::min(kKeys, end - first);
         const bool whole = count == kQueries && sight.all(count, first, keys);
-        product(keys, size, kQueries, k + first * k_row, k_row, 1, queries, kQueries, false, weights, kQueries);
-        product(keys, size, kQueries, v + first * v_row, v_row, 1, gradients, kQueries, false, changes, kQueries);
-        for (int64_t part = 0; part < kVectors; ++part) {
-            const Vector log_sum = load(logs + part * LANES), mean = load(delta + part * LANES);
-            const int64_t there = count - part * LANES;  // queries of this vector that exist
+        const int64_t left = sight.left(first) / LANES * LANES;
+        const int64_t right = (sight.right(first + keys) + LANES - 1) / LANES * LANES, some = right - left;
+        product(keys, size, some, k + first * k_row, k_row, 1, queries + left, kQueries, false, weights + left, kQueries);
+        product(keys, size, some, v + first * v_row, v_row, 1, gradients + left, kQueries, false, changes + left,
+                kQueries);
+        for (int64_t t = left; t < right; t += LANES) {
+            const Vector log_sum = load(logs + t), mean = load(delta + t);
+            const Integers numbers = numbers_from(t), there = numbers < static_cast<int32_t>(count);
             for (int64_t j = 0; j < keys; ++j) {
-                float *weight_at = weights + j * kQueries + part * LANES;
-                float *change_at = changes + j * kQueries + part * LANES;
-                Vector weight = exp_below_zero(load(weight_at) - log_sum);
-                if (!whole) weight = seen(sight, part * LANES, first + j) ? weight : Vector{};
+                float *weight_at = weights + j * kQueries + t, *change_at = changes + j * kQueries + t;
+                const Vector score = load(weight_at) - log_sum;
+                Vector weight;
+                if (whole)
+                    weight = exp_below_zero(score);
+                else  // a position behind the last query may see keys, too
+                    weight = (seen(sight, numbers, first + j) & there) ? exp_below_zero(score) : Vector{};
                 store(weight_at, weight);
                 store(change_at, weight * (load(change_at) - mean));
-                if (there < LANES)  // a position behind the last query may see keys, too
-                    for (int64_t i = std::max<int64_t>(there, 0); i < LANES; ++i) weight_at[i] = change_at[i] = 0.0f;
             }
         }
-        product(keys, kQueries, width, weights, kQueries, 1, gradient_rows, width, true, dv + first * width, width);
-        product(keys, kQueries, width, changes, kQueries, 1, query_rows, width, true, dk + first * width, width);
-        product(size, keys, kQueries, k + first * k_row, 1, k_row, changes, kQueries, true, sums, kQueries);
+        product(keys, some, width, weights + left, kQueries, 1, gradient_rows + left * width, width, true,
+                dv + first * width, width);
+        product(keys, some, width, changes + left, kQueries, 1, query_rows + left * width, width, true,
+                dk + first * width, width);
+        product(size, keys, some, k + first * k_row, 1, k_row, changes + left, kQueries, true, sums + left, kQueries);
     }
-    transposed_back(sums, nullptr, scale, count, size, dq, dq_row);
+    for (float& factor : logs) factor = scale;
+    transposed_back(sums, logs, count, size, dq, dq_row);
 }
 
 static const Kernels kernels = {forward, backward};
