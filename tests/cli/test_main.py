@@ -40,6 +40,7 @@ print("heavy:", heavy, "status:", status)
 
 def test_help_takes_less_than_one_and_a_half_times_the_import_of_its_libraries():
     """`typer.rich_utils`, which draws help pages, alone takes more than twice the time of typer and rich."""
+
     def seconds(command: list[str]) -> float:
         start = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)

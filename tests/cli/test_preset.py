@@ -204,9 +204,8 @@ def test_list_takes_less_than_two_and_a_half_times_the_import_of_typer_and_rich(
     assert ours < 2.5 * base
 
 
-@pytest.mark.parametrize("page", ["presets.md", "presets.zh-CN.md"])
-def test_every_command_of_the_page_prints_what_the_page_shows(tmp_path: Path, page: str) -> None:
-    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+def test_every_command_of_the_page_prints_what_the_page_shows(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "presets.md").read_text(encoding="utf-8")
     for name, body in re.findall(r"```yaml\n# (\S+)\n(.*?)```", text, re.DOTALL):
         (tmp_path / name).write_text(body, encoding="utf-8")
     shown = "".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
