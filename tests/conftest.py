@@ -24,11 +24,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # any test may come first there, and Mi
 
 # Files that take longest, which two processes begin with: one that is begun last is waited for alone
 SLOW = (
-    *("train/test_parallel.py", "cli/test_train_infer.py", "demo/test_run.py", "train/test_run.py"),
-    *("cli/test_infer.py", "cli/test_train_together.py", "train/test_long_context.py", "infer/test_export.py"),
-    *("train/test_step.py", "model/test_golden.py", "train/test_memory.py", "train/test_recompute.py"),
-    *("serve/test_page.py", "data/test_engine.py", "data/test_jobs.py"),
-    *("serve/test_server.py", "train/test_training.py", "infer/test_loading.py", "train/test_lora.py"),
+    *("train/test_parallel.py", "cli/test_train_infer.py", "cli/test_train_together.py", "model/test_against_numpy.py"),
+    *("cli/test_infer.py", "data/test_jobs.py", "model/test_long_context.py", "train/test_memory.py"),
+    *("model/test_golden.py", "train/test_run.py", "serve/test_page.py", "serve/test_server.py", "cli/test_ckpt.py"),
+    *("infer/test_decoder.py", "train/test_optimizer.py", "model/test_dropout.py", "infer/test_export.py"),
+    *("demo/test_run.py", "demo/test_corpus.py", "data/test_engine.py", "ckpt/test_formats.py"),
 )
 
 
