@@ -1,12 +1,15 @@
 """Tokens a second of spark13b's training step beside transformers on torch, and how far both are from the floor.
 
-    python benchmarks/train.py [--sizes 10m 50m 120m] [--rounds 7] [--compile] [--quick]
+    python benchmarks/train.py [--sizes 10m 50m 120m] [--rounds 7] [--bfloat16] [--compile] [--quick]
 
 One step is forward, backward, clipping of the global gradient norm to 1 and AdamW, in float32, on 2 threads, with the
 loss read after it. The other side is transformers' Llama with tied embeddings, the same widths, layers, vocabulary and
 batch, biases in all linear layers and the same GELU (so it differs from ours in its norm alone), scaled-dot-product
 attention and torch's fused AdamW. Each side is a process that lives through all rounds and waits while the other works;
 a round is one step, or as many as take two seconds, of each side, by turns.
+
+With --bfloat16 both compute products in bfloat16 over float32 weights: ours by model.compute_type, torch by autocast; the
+floor is then that of bfloat16 products, at torch's rate.
 
 Torch's threads wait for each other in loops, so other programs slow it more than us. A round waits for a quiet machine,
 at most 20 s; rounds are repeated, up to three times as many, until each side has enough that had 95 % of the machine to
@@ -38,6 +41,7 @@ from sides import QUICK, QUIET, SIZES, OtherPrograms, Size, answering, llama, sp
 
 ROUND_SECONDS = 2.0
 WARM_STEPS = 6  # our first steps are slower: 2.7 s, from the fifth 2.2 s, of the smallest model
+BFLOAT16 = os.environ.get("SPARK13B_BENCHMARK_BFLOAT16") == "1"  # set for both sides' processes by --bfloat16
 PRODUCT = 2048  # rows, columns and depth of the product that the rate is measured with
 
 
@@ -51,7 +55,7 @@ def spark_step(size: Size) -> tuple[Callable[[int], float], Callable[[], None], 
     from spark13b.train.placement import placement
     from spark13b.train.step import Step
 
-    model = spark(size, size.tokens)
+    model = spark(size, size.tokens, "bfloat16" if BFLOAT16 else "float32")
     weights, settings = model.weights(), OptimizerConfig()
     parameters = list(weights.values())
     placements = [placement(name, tuple(one.shape), ALONE, False) for name, one in weights.items()]
@@ -85,14 +89,15 @@ def torch_step(size: Size, compiled: bool = False) -> tuple[Callable[[int], floa
 
     def step(seed: int) -> float:
         ids = torch.from_numpy(size.batch_of(seed)[:, :-1].astype(np.int64))
-        loss = forward(input_ids=ids, labels=ids).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
+            loss = forward(input_ids=ids, labels=ids).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
 
-    a = torch.ones((PRODUCT, PRODUCT))
+    a = torch.ones((PRODUCT, PRODUCT), dtype=torch.bfloat16 if BFLOAT16 else torch.float32)
     return step, lambda: torch.mm(a, a), sum(parameter.numel() for parameter in parameters)
 
 
@@ -176,6 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--bfloat16", action="store_true", help="products in bfloat16 on both sides")
     parser.add_argument("--compile", action="store_true", help="a second row with torch.compile")
     parser.add_argument("--quick", action="store_true", help="a model of 0.5M parameters, to see that the script runs")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
@@ -183,6 +189,8 @@ def main() -> None:
     if arguments.work:
         work(arguments.work[0], Size(**json.loads(arguments.work[1])))
         return
+    if arguments.bfloat16:
+        os.environ["SPARK13B_BENCHMARK_BFLOAT16"] = "1"
     sizes = [QUICK] if arguments.quick else [SIZES[name] for name in arguments.sizes]
     others = ["torch", "torch.compile"] if arguments.compile else ["torch"]
     rows = [row for size in sizes for row in compare(size, others, arguments.rounds)]

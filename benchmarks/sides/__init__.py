@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from spark13b.config.model import ComputeType
+
 THREADS = 2
 QUIET, PATIENCE = 0.05, 20.0  # share of the machine that other programs may take; seconds to wait for that
 
@@ -79,7 +81,7 @@ def llama(size: Size, context: int) -> Any:
     return LlamaForCausalLM(config)
 
 
-def spark(size: Size, context: int) -> Any:
+def spark(size: Size, context: int, compute_type: ComputeType = "float32") -> Any:
     """Our model of that shape, with random weights."""
     from spark13b.config.model import SparkConfig
     from spark13b.model.causal_lm import SparkForCausalLM
@@ -92,6 +94,7 @@ def spark(size: Size, context: int) -> Any:
         vocab_size=size.vocabulary,
         seq_length=context,
         sparse_local_size=context,
+        compute_type=compute_type,
     )
     return SparkForCausalLM(config, seed=0)
 
