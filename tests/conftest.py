@@ -16,6 +16,8 @@ from model.golden_config import golden_config
 
 # Tests may import protobuf before MindSpore, whose generated code works with the pure Python implementation only.
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
+# The processes that tests start would compile all our modules again, an eighth of a second each time
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # any test may come first there, and MindSpore's context must
     from spark13b.model.device import device
