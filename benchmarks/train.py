@@ -8,8 +8,8 @@ batch, biases in all linear layers and the same GELU (so it differs from ours in
 attention and torch's fused AdamW. Each side is a process that lives through all rounds and waits while the other works;
 a round is one step, or as many as take two seconds, of each side, by turns.
 
-With --bfloat16 both compute products in bfloat16 over float32 weights: ours by model.compute_type, torch by autocast; the
-floor is then that of bfloat16 products, at torch's rate.
+With --bfloat16 both compute products in bfloat16 over float32 weights: ours by model.compute_type, torch by autocast;
+the floor is then that of bfloat16 products, at torch's rate.
 
 Torch's threads wait for each other in loops, so other programs slow it more than us. A round waits for a quiet machine,
 at most 20 s; rounds are repeated, up to three times as many, until each side has enough that had 95 % of the machine to
