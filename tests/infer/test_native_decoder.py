@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -127,3 +129,24 @@ class TestTheChoice:
         model, _ = small_model(window=8, context=64, num_layers=1)
         assert type(make_decoder(model, 8, 0, 16)) is Decoder
         assert describe(model) == "answers by MindSpore: it is not built"
+
+
+def test_ten_thousand_steps_and_a_thousand_prompts_leave_memory_as_it_was(native_library: Library) -> None:
+    decoder = NativeDecoder(native_model(native_library, window=64, context=20000, num_layers=1)[0], 64, 8, 64)
+    seats = list(range(1, 9))
+
+    def work(steps: int, prompts: int) -> int:
+        for at in range(steps):
+            decoder.step(seats[: at % 8 + 1], [at % 37] * (at % 8 + 1), [at] * (at % 8 + 1))
+        for number in range(prompts):
+            decoder.read([number % 37] * (number % 64 + 1), 0)
+        return resident()
+
+    before = work(500, 130)
+    assert work(10_000, 1_000) - before < 2 << 20
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
