@@ -57,14 +57,16 @@ def packages() -> Iterator[Finding]:
 
 
 def native() -> Iterator[Finding]:
-    """The library that computes decode steps on a CPU; MindSpore does it where there is none."""
+    """The library that answers and trains on a CPU; MindSpore does it where there is none."""
     from spark13b.native.library import find_library
 
     found = find_library()
     if found.library is not None:
-        yield Finding("native", "ok", f"{found.library.describe()}; answers on a CPU use it")
+        onednn = found.library.onednn
+        users = f"answers and training on a CPU use it, with oneDNN {onednn}" if onednn else "answers on a CPU use it"
+        yield Finding("native", "ok", f"{found.library.describe()}; {users}")
     else:
-        fix = "spark13b native build, which needs a C++ compiler, makes answers on a CPU faster"
+        fix = "spark13b native build, which needs a C++ compiler, makes answers and training on a CPU faster"
         yield Finding("native", "missing", f"no native library: {found.reason}; MindSpore computes all", fix)
 
 
