@@ -33,6 +33,9 @@ struct Kernels {
 
 namespace {
 
+// So few rows go through the products of a decode step, which reads the weights once for them, and has nothing to prepare.
+constexpr int64_t kFew = 8;
+
 // Rows that products take, so that lengths of a few sizes only need kernels of their own; the rows more are zeros.
 int64_t padded(int64_t count) {
     const int64_t step = count <= 64 ? 16 : 64;
@@ -49,8 +52,8 @@ class Prefill {
           own_(kernels_of(level)),
           level_(level),
           count_(count),
-          rows_(padded(count)),
-          type_(rounds ? kBfloat16 : kFloat32) {
+          rows_(count <= kFew ? count : padded(count)),
+          type_(rounds && count > kFew ? kBfloat16 : kFloat32) {
         const int64_t hidden = shape.hidden, mlp = shape.mlp;
         if (!plan(hidden, hidden, false, true)) type_ = kFloat32;  // without oneDNN there are no products of bfloat16
         x_.resize(rows_ * hidden);
@@ -127,7 +130,9 @@ class Prefill {
         float* to;         // (rows, outputs)
     };
 
+    // Null for few rows, and without oneDNN.
     const Product* plan(int64_t outputs, int64_t inputs, bool adds, bool bias) const {
+        if (count_ <= kFew) return nullptr;
         return Product::plan({rows_, outputs, inputs, {type_, inputs, 1}, {type_, 1, inputs}, {kFloat32, outputs, 1},
                               bias, adds});
     }
@@ -161,7 +166,7 @@ class Prefill {
         });
     }
 
-    // The same without oneDNN.
+    // The same with the products of a decode step.
     void multiply_alone(const std::vector<Task>& tasks, int64_t outputs, int64_t inputs, bool adds) {
         const int64_t pieces = (outputs + 63) / 64;
         pool_.share(pieces * static_cast<int64_t>(tasks.size()), [&](int64_t unit, int) {
