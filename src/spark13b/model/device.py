@@ -57,7 +57,7 @@ def check_types(config: SparkConfig) -> None:
         raise InputError(
             "MindSpore has no bfloat16 matrix products on a CPU",  # of version 2.9, measured
             where="model.compute_type",
-            fix="write float32; answers of the native library come in bfloat16, too ('spark13b native build')",
+            fix="write float32, or use the native library, which has them ('spark13b native build')",
         )
 
 
