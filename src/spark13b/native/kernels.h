@@ -61,7 +61,12 @@ KERNEL static void linear(const Matrix& w, const float* bias, const float* x, in
         case kFloat32: linear_of<StoredNumbers<float>>(w, bias, x, texts, in, adds, y, y_stride, begin, end); break;
         case kBfloat16: linear_of<StoredNumbers<uint16_t>>(w, bias, x, texts, in, adds, y, y_stride, begin, end); break;
         case kInt8: linear_of<StoredInt8>(w, bias, x, texts, in, adds, y, y_stride, begin, end); break;
-        case kInt4: linear_of<StoredInt4>(w, bias, x, texts, in, adds, y, y_stride, begin, end); break;
+        case kInt4:
+            if (LEVEL == 2 && w.group == 64)  // the usual one
+                linear_of<StoredInt4<LEVEL == 2 ? 64 : 0>>(w, bias, x, texts, in, adds, y, y_stride, begin, end);
+            else
+                linear_of<StoredInt4<0>>(w, bias, x, texts, in, adds, y, y_stride, begin, end);
+            break;
     }
 }
 
@@ -71,7 +76,7 @@ KERNEL static void row(const Matrix& w, int64_t which, int64_t in, float* out) {
         case kFloat32: StoredNumbers<float>::row(w, which, in, out); break;
         case kBfloat16: StoredNumbers<uint16_t>::row(w, which, in, out); break;
         case kInt8: StoredInt8::row(w, which, in, out); break;
-        case kInt4: StoredInt4::row(w, which, in, out); break;
+        case kInt4: StoredInt4<0>::row(w, which, in, out); break;
     }
 }
 

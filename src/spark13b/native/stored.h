@@ -90,6 +90,8 @@ struct StoredInt8 {
 };
 
 // int4: rows of blocks of 128 weights, 16 lanes of 32 bits; the four bits j of lane l are weight 16 j + l, one of kLevels.
+// GROUP: that of the matrix when it is known while this is compiled, else 0.
+template <int GROUP>
 struct StoredInt4 {
     static constexpr int rows(int texts) { return LANES == 16 ? usual_rows(texts) : texts == 1 ? 2 : 1; }
 
@@ -156,22 +158,24 @@ struct StoredInt4 {
     template <int ROWS, int TEXTS>
     KERNEL static inline void add(const Matrix& matrix, int64_t o, const float* x, int64_t in,
                                   Vector (&sums)[ROWS][TEXTS]) {
-        const int64_t group = matrix.group, groups = in / group, per_block = 128 / group, pairs = group / 32;
-        const uint8_t* w = static_cast<const uint8_t*>(matrix.data) + o * in / 2;
+        const int64_t group = GROUP ? GROUP : matrix.group, groups = in / group, per_block = 128 / group;
+        const int64_t pairs = group / 32, row_bytes = in / 2;
+        const uint8_t* w = static_cast<const uint8_t*>(matrix.data) + o * row_bytes;
         const uint16_t* scales = static_cast<const uint16_t*>(matrix.scales) + o * groups;
-        for (int64_t b = 0; b < in / 128; ++b) {
+        for (int64_t b = in / 128; b > 0; --b, w += 64, scales += per_block, x += 128) {
             Block blocks[ROWS];
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; ++r) {
-                const uint8_t* from = w + (r * in + b * 128) / 2;
-                blocks[r].open(from);
-                __builtin_prefetch(from + ROWS * in / 2);
+                blocks[r].open(w + r * row_bytes);
+                __builtin_prefetch(w + (r + ROWS) * row_bytes);
             }
+#pragma GCC unroll 4
             for (int64_t step = 0; step < per_block; ++step) {
-                const int64_t g = b * per_block + (Block::kForwards ? step : per_block - 1 - step);
+                const int64_t g = Block::kForwards ? step : per_block - 1 - step;
                 typename Block::Scale scale[ROWS];
 #pragma GCC unroll 8
                 for (int r = 0; r < ROWS; ++r) scale[r] = Block::scaled(scales[r * groups + g]);
+#pragma GCC unroll 4
                 for (int64_t pair = 0; pair < pairs; ++pair) {
                     const float* from = x + g * group + (Block::kForwards ? pair : pairs - 1 - pair) * 32;
 #pragma GCC unroll 2
