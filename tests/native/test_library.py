@@ -223,6 +223,28 @@ class TestRefusedBeforeTheLibraryIsCalled:
             Weights(good, *tables, 5, 1e-5)
 
 
+def test_a_matrix_of_whole_numbers_must_fit_its_scales(native_library: Library) -> None:
+    texts = Texts(native_library, 1, stored="int4-64", **WHOLE)
+    good, tables = texts.parameters, (texts.weights.cos, texts.weights.sin)
+    matrix = good[3]
+    assert isinstance(matrix, Matrix) and matrix.scales is not None
+    for wrong in (
+        Matrix(matrix.array, matrix.scales, 48),
+        Matrix(matrix.array, matrix.scales, 32),
+        Matrix(matrix.array, None, 64),
+        Matrix(matrix.array, matrix.scales[:-1], 64),
+        Matrix(matrix.array, matrix.scales.astype(np.float32), 64),
+        Matrix(matrix.array[:, :-32], matrix.scales, 64),
+        Matrix(matrix.array[:-1], matrix.scales[:-1], 64),
+        Matrix(matrix.array[:, ::2].copy(), matrix.scales[:, ::2].copy(), 64),
+        Matrix(np.asfortranarray(matrix.array), matrix.scales, 64),
+        Matrix(matrix.array.view(np.int8), matrix.scales, 64),
+        Matrix(matrix.array, matrix.scales),
+    ):
+        with pytest.raises(ValueError, match="parameter 3 "):
+            Weights([*good[:2], good[2], wrong, *good[4:]], *tables, 4, 1e-5)
+
+
 class TestBuilding:
     def test_without_a_compiler_there_is_no_library_and_a_reason(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
