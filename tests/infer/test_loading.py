@@ -16,6 +16,7 @@ from spark13b.ckpt.adapters import AdapterCard, open_adapters, write_adapters
 from spark13b.ckpt.merging import merged
 from spark13b.config.sections import LoraConfig
 from spark13b.errors import InputError
+from spark13b.infer.prompts import Prompt
 from spark13b.infer.session import Session, find_model
 from spark13b.model.names import adapter_shapes, expected_shapes
 from spark13b.native.library import Found, Library
@@ -61,6 +62,7 @@ from spark13b.infer import loading
 from spark13b.native.library import Found, Library
 loading.find_library = lambda: Found(Library(Path({str(native_library.path)!r})), "")
 from spark13b.errors import InputError
+from spark13b.infer.prompts import Prompt
 from spark13b.infer.session import Session, find_model
 session = Session(find_model(Path({str(run)!r}), None, None, {{}}, ["model.compute_type={kind}"]))
 print(session.answer("你好").new_tokens)
@@ -123,3 +125,14 @@ def test_bfloat16_on_a_cpu_without_the_native_library_is_refused(run: Path, monk
     monkeypatch.setattr("spark13b.infer.loading.find_library", lambda: Found(None, "it is not built"))
     with pytest.raises(InputError, match="MindSpore has no bfloat16 matrix products on a CPU"):
         load(run, "model.compute_type=bfloat16")
+
+
+def test_tokens_that_the_tokenizer_does_not_know_are_never_chosen(tmp_path: Path) -> None:
+    """A model may have more, to round their number up."""
+    found = find_model(
+        write_small_run(tmp_path / "run", model__num_layers=1, model__vocab_size=64000), None, None, {}, ()
+    )
+    session = Session(found, seats=2)
+    for number, piece in session.run(session.requests([Prompt("你好"), Prompt("7 plus 5?")])):
+        assert number in (0, 1)
+        assert all(token.id < found.tokenizer.vocab_size for token in piece.tokens)

@@ -93,6 +93,8 @@ class Engine:
         self.model, self.tokenizer, self.seats, self.chunk = model, tokenizer, seats, chunk
         self.context = min(context or model.config.seq_length, model.config.seq_length)
         self.end_id = tokenizer.end_id if tokenizer is not None else end_id
+        # a model may have more tokens than its tokenizer, to round their number up: they are never chosen
+        self._known = tokenizer.vocab_size if tokenizer is not None else model.config.vocab_size
         self.pace = Pace()
         self._make_decoder = make_decoder
         self._waiting: deque[Generation] = deque()
@@ -185,7 +187,7 @@ class Engine:
             prompt = reading.generation.request.prompt
             part = list(prompt[reading.done : reading.done + self.chunk])
             with self._timed(reading.seating.decoder) as clock:
-                logits = reading.seating.decoder.read(part, reading.done)
+                logits = reading.seating.decoder.read(part, reading.done)[: self._known]
             if not clock.compiled:
                 self.pace.prompt_tokens += len(part)
                 self.pace.prompt_seconds += clock.seconds
@@ -230,7 +232,7 @@ class Engine:
         fed = [run.next() for run in room.running]
         seats, tokens, positions = zip(*(feed for feeds in fed for feed in feeds), strict=True)
         with self._timed(room.seating.decoder) as clock:
-            logits = room.seating.decoder.step(seats, tokens, positions)
+            logits = room.seating.decoder.step(seats, tokens, positions)[:, : self._known]
         if not clock.compiled:
             self.pace.new_tokens += len(seats)
             self.pace.step_seconds += clock.seconds
