@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from ctypes import CFUNCTYPE, c_char_p, c_int, c_void_p
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -236,35 +237,52 @@ def llama_file(size: Size, kind: str, folder: Path) -> Path:
 
 def llama_work(size: Size) -> tuple[dict[str, Work], dict[str, float]]:
     """The same of llama.cpp."""
-    from llama_cpp import Llama
-
     runs: dict[str, Work] = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("int8", "int4") if size.name == "1b" else ("float32", "bfloat16", "int8", "int4"):
             path = llama_file(size, kind, Path(folder))
-            model = Llama(
-                str(path),
-                n_ctx=1024,
-                n_threads=THREADS,
-                n_threads_batch=THREADS,
-                use_mmap=False,
-                verbose=False,
-            )
+            feed, clear = llama_model(path)
             path.unlink()
 
-            def decode(model: Any = model) -> float:
-                model.reset()
-                model.eval(prompt(size, SHORT).tolist())
-                return NEW / timed(lambda: [model.eval([7]) for _ in range(NEW)])
+            def decode(feed: Any = feed, clear: Any = clear) -> float:
+                clear()
+                feed(prompt(size, SHORT).tolist())
+                return NEW / timed(lambda: [feed([7]) for _ in range(NEW)])
 
-            def prefill(model: Any = model) -> float:
-                model.reset()
-                return 512 / timed(lambda: model.eval(prompt(size, 512).tolist()))
+            def prefill(feed: Any = feed, clear: Any = clear) -> float:
+                clear()
+                return 512 / timed(lambda: feed(prompt(size, 512).tolist()))
 
             runs[f"decode {kind}"] = decode
             if kind in ("float32", "bfloat16"):
                 runs[f"prefill {kind} 512"] = prefill
     return runs, {}
+
+
+SILENT = CFUNCTYPE(None, c_int, c_char_p, c_void_p)(lambda *_: None)  # what llama.cpp says of each of its buffers
+
+
+def llama_model(path: Path) -> tuple[Callable[[list[int]], None], Callable[[], None]]:
+    """A function that appends tokens to llama.cpp's text and computes the last one's logits; one that clears it."""
+    import llama_cpp as ll
+
+    ll.llama_log_set(SILENT, None)
+    ll.llama_backend_init()
+    settings = ll.llama_model_default_params()
+    settings.use_mmap = False
+    model = ll.llama_model_load_from_file(str(path).encode(), settings)
+    of_text = ll.llama_context_default_params()
+    of_text.n_ctx, of_text.n_batch, of_text.n_ubatch = 1024, 512, 512
+    of_text.n_threads = of_text.n_threads_batch = THREADS
+    context = ll.llama_init_from_model(model, of_text)
+
+    def feed(ids: list[int]) -> None:
+        tokens = (ll.llama_token * len(ids))(*ids)
+        if ll.llama_decode(context, ll.llama_batch_get_one(tokens, len(ids))) != 0:
+            raise SystemExit("llama.cpp failed")
+        ll.llama_get_logits_ith(context, -1)
+
+    return feed, lambda: ll.llama_memory_clear(ll.llama_get_memory(context), True)
 
 
 SIDES: dict[str, Callable[[Size], tuple[dict[str, Work], dict[str, float]]]] = {
