@@ -1,5 +1,5 @@
-"""The native library: decode steps in C++, without an operator to dispatch. docs/native.md says what it is for.
+"""The native library: prompts, decode steps and training in C++, without an operator to dispatch (docs/native.md).
 
-kernels.h is the arithmetic, pool.h the threads, decode.cpp a step, weights.h and model.h what it reads; build.py
-compiles them, library.py finds and calls the result. Without a library nothing is missing: MindSpore does the same.
+Sources lie here; build.py compiles them, library.py finds and calls the result, matrix.py and packing.py say what weights
+of each type are. Without a library nothing is missing but speed: MindSpore does the same.
 """
