@@ -64,8 +64,6 @@ def native() -> Iterator[Finding]:
     if found.library is not None:
         onednn = found.library.onednn
         users = f"answers and training on a CPU use it, with oneDNN {onednn}" if onednn else "answers on a CPU use it"
-        onednn = found.library.onednn
-        products = f"oneDNN {onednn}" if onednn else "without oneDNN"
         yield Finding("native", "ok", f"{found.library.describe()}; {users}")
     else:
         fix = "spark13b native build, which needs a C++ compiler, makes answers and training on a CPU faster"
