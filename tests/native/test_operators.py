@@ -1,0 +1,183 @@
+"""The operators for MindSpore, called without it: attention, a batch's loss and gradients, the update; beside NumPy."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from model.numpy_model import NumpyModel, random_weights
+from spark13b.config.model import SparkConfig
+from spark13b.model.names import expected_shapes
+from spark13b.model.rope_table import rope_table
+from spark13b.native.library import Library
+
+
+def call(library: Library, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> int:
+    """As MindSpore calls a function of `ops.Custom` with func_type "aot"."""
+    arrays = [*inputs, *outputs]
+    assert library.onednn is not None, "it is opened by looking"
+    function = getattr(ctypes.CDLL(str(library.path)), name)
+    shapes = [(ctypes.c_int64 * max(array.ndim, 1))(*array.shape) for array in arrays]
+    status: int = function(
+        len(arrays),
+        (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays)),
+        (ctypes.c_int * len(arrays))(*(array.ndim for array in arrays)),
+        (ctypes.POINTER(ctypes.c_int64) * len(arrays))(
+            *(ctypes.cast(one, ctypes.POINTER(ctypes.c_int64)) for one in shapes)
+        ),
+        None,
+        None,
+        None,
+    )
+    return status
+
+
+def bits(value: float) -> int:
+    return int(np.float32(value).view(np.uint32))
+
+
+def numbers(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, window: int) -> np.ndarray:
+    """(B, H, T, D), float64."""
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+    distance = np.arange(q.shape[2])[:, None] - np.arange(q.shape[2])
+    scores = np.where((distance >= 0) & (distance < window), scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ v
+
+
+@pytest.mark.parametrize(
+    ("tokens", "size", "window"), [(1, 2, 1), (7, 36, 3), (63, 64, 100), (65, 128, 1), (130, 16, 50)]
+)
+def test_attention_and_its_gradient_are_numpys_on_every_set_of_instructions(
+    tokens: int, size: int, window: int, native_library: Library
+) -> None:
+    rng = np.random.default_rng(tokens)
+    q, k, v, change = (rng.standard_normal((2, 3, tokens, size), np.float32) for _ in range(4))
+    wide = [array.astype(np.float64) for array in (q, k, v)]
+    expected = attention(*wide, window)
+    for level in range(native_library.level + 1):
+        out, sums = np.empty_like(q), np.empty(q.shape[:3], np.float32)
+        given = numbers(2, level, window)
+        assert call(native_library, "spark_attention", [given, q, k, v], [out, sums]) == 0
+        np.testing.assert_allclose(out, expected, atol=2e-5)
+        gradients = [np.empty_like(q) for _ in range(3)]
+        inputs = [given, q, k, v, out, sums, change]
+        assert call(native_library, "spark_attention_gradient", inputs, gradients) == 0
+        for which, found in enumerate(gradients):  # along one random direction
+            step = rng.standard_normal(q.shape)
+            moved = [
+                (
+                    attention(*[one + sign * 1e-5 * step * (at == which) for at, one in enumerate(wide)], window)
+                    * change
+                ).sum()
+                for sign in (1, -1)
+            ]
+            slope = (moved[0] - moved[1]) / 2e-5
+            np.testing.assert_allclose((found * step).sum(), slope, rtol=1e-3, atol=1e-3)
+
+
+class Batch:
+    """A small model and two texts of it."""
+
+    def __init__(self, window: int = 6) -> None:
+        self.config = SparkConfig(
+            num_layers=2,
+            hidden_size=24,
+            num_heads=3,
+            ffn_hidden_size=40,
+            vocab_size=37,
+            seq_length=20,
+            sparse_local_size=window,
+        )
+        weights = random_weights(self.config, seed=1)
+        self.weights = {
+            name: np.ascontiguousarray(weights[name] * (1 if weights[name].ndim == 1 else 0.3), np.float32)
+            for name in expected_shapes(self.config)
+        }
+        rng = np.random.default_rng(2)
+        self.ids, self.targets = (rng.integers(0, 37, (2, 13)).astype(np.int32) for _ in range(2))
+        self.mask = (rng.random((2, 13)) < 0.7).astype(np.float32)
+        self.tables = [np.ascontiguousarray(table, np.float32) for table in rope_table(self.config)]
+
+    def inputs(self, level: int, threads: int = 2, kind: int = 0, recompute: int = 0) -> list[np.ndarray]:
+        epsilon = bits(self.config.layernorm_epsilon)
+        given = numbers(threads, level, 3, self.config.sparse_local_size, kind, recompute, epsilon)
+        factor = np.array([0.5], np.float32)
+        return [given, self.ids, self.targets, self.mask, factor, *self.tables, *self.weights.values()]
+
+    def loss(self, weights: dict[str, np.ndarray]) -> float:
+        logits = NumpyModel(self.config, weights).logits(self.ids).astype(np.float64)
+        most = logits.max(-1, keepdims=True)
+        chosen = np.take_along_axis(logits - most, self.targets[..., None], -1)[..., 0]
+        return float(0.5 * (self.mask * (np.log(np.exp(logits - most).sum(-1)) - chosen)).sum())
+
+
+def test_a_batchs_loss_and_gradients_are_numpys(native_library: Library) -> None:
+    batch = Batch()
+    expected = batch.loss(batch.weights)
+    rng = np.random.default_rng(3)
+    directions = {name: rng.standard_normal(array.shape) for name, array in batch.weights.items()}
+    slopes = {}
+    for name, step in directions.items():
+        wide = {other: array.astype(np.float64) for other, array in batch.weights.items()}
+        moved = [batch.loss(wide | {name: wide[name] + sign * 1e-5 * step}) for sign in (1, -1)]
+        slopes[name] = (moved[0] - moved[1]) / 2e-5
+    for level in range(native_library.level + 1):
+        for recompute in (0, 1):
+            sums, gradients = np.empty(2, np.float32), [np.empty_like(one) for one in batch.weights.values()]
+            inputs = batch.inputs(level, recompute=recompute)
+            assert call(native_library, "spark_loss_and_gradients", inputs, [sums, *gradients]) == 0
+            np.testing.assert_allclose(sums[0], expected, rtol=1e-5)
+            for (name, step), found in zip(directions.items(), gradients, strict=True):
+                np.testing.assert_allclose((found * step).sum(), slopes[name], rtol=2e-3, atol=2e-3, err_msg=name)
+    alone = np.empty(2, np.float32)
+    assert call(native_library, "spark_loss", batch.inputs(native_library.level), [alone]) == 0
+    np.testing.assert_array_equal(alone, sums)
+
+
+def test_gradients_have_the_same_bits_for_any_number_of_threads_and_bfloat16_is_near(native_library: Library) -> None:
+    batch, found = Batch(window=1), []
+    for threads, kind in ((1, 0), (2, 0), (1, 1), (2, 1)):
+        outputs = [np.empty(2, np.float32), *(np.empty_like(one) for one in batch.weights.values())]
+        inputs = batch.inputs(native_library.level, threads, kind)
+        assert call(native_library, "spark_loss_and_gradients", inputs, outputs) == 0
+        found.append(outputs)
+    for one, two in (found[:2], found[2:]):
+        for left, right in zip(one, two, strict=True):
+            np.testing.assert_array_equal(left, right)
+    np.testing.assert_allclose(found[2][0][0], found[0][0][0], rtol=0.01)
+
+
+def test_an_update_is_adamws_with_the_gradients_clipped(native_library: Library) -> None:
+    rng = np.random.default_rng(4)
+    shapes = [(5, 7), (40_000,), (1,)]
+    weights, m, gradients = ([rng.standard_normal(shape).astype(np.float32) for shape in shapes] for _ in range(3))
+    v = [rng.random(shape).astype(np.float32) for shape in shapes]
+    decays, rate, decay, scale, clip = (1, 0, 1), 0.01, 0.1, 4.0, 1.0
+    norm = np.sqrt(sum((one.astype(np.float64) ** 2).sum() for one in gradients)) / scale
+    factor = clip / (max(norm, clip) + 1e-6) / scale
+    expected = []
+    for one, first, second, change, decays_it in zip(weights, m, v, gradients, decays, strict=True):
+        change = change.astype(np.float64) * factor
+        first, second = 0.9 * first + 0.1 * change, 0.95 * second + 0.05 * change**2
+        expected.append(one * (1 - rate * decay * decays_it) - rate * first / (np.sqrt(second) + 1e-8))
+    settings = numbers(2, native_library.level, *map(bits, (0.9, 0.95, 1e-8, clip)), 0, *decays)
+    scalars = [np.array([value], np.float32) for value in (rate, decay, scale)]
+    out = np.empty(1, np.float32)
+    assert call(native_library, "spark_update", [settings, *scalars, *weights, *m, *v, *gradients], [out]) == 0
+    np.testing.assert_allclose(out[0], norm, rtol=1e-6)
+    for found, wanted in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_out_of_range_is_refused(native_library: Library) -> None:
+    batch = Batch()
+    batch.ids[0, 0] = 37
+    assert call(native_library, "spark_loss", batch.inputs(0), [np.empty(2, np.float32)]) == 1
