@@ -23,6 +23,7 @@ namespace {
 
 struct Kernels {
     void (*narrow)(const float* from, int64_t count, uint16_t* to);
+    void (*round)(float* row, int64_t count);
     void (*turn)(float* row, const float* cos, const float* sin, int64_t size);
 };
 
@@ -94,15 +95,20 @@ class Prefill {
                     const int64_t at = t * hidden + head * size, turned = (start + t) * size;
                     own_.turn(&q_[at], cos + turned, sin + turned, size);
                     own_.turn(own_keys + at, cos + turned, sin + turned, size);
-                    if (ring_type == kBfloat16)  // as those that are read from the rings: parts make no difference
-                        for (int64_t d = at; d < at + size; ++d) {
-                            own_keys[d] = widened(narrowed(own_keys[d]));
-                            own_values[d] = widened(narrowed(own_values[d]));
-                        }
+                    if (ring_type == kBfloat16) {  // as those that are read from the rings: parts make no difference
+                        own_.round(own_keys + at, size);
+                        own_.round(own_values + at, size);
+                    }
                 }
                 for (int64_t t = std::max<int64_t>(0, count_ - slots); t < count_; ++t) {
-                    ring_keys.put(start + t, own_keys + t * hidden + head * size);
-                    ring_values.put(start + t, own_values + t * hidden + head * size);
+                    const int64_t at = t * hidden + head * size;
+                    if (ring_type == kBfloat16) {
+                        own_.narrow(own_keys + at, size, static_cast<uint16_t*>(ring_keys.place(start + t)));
+                        own_.narrow(own_values + at, size, static_cast<uint16_t*>(ring_values.place(start + t)));
+                    } else {
+                        ring_keys.put(start + t, own_keys + at);
+                        ring_values.put(start + t, own_values + at);
+                    }
                 }
             });
             const AttentionShape attention = {1, shape_.heads, size, count_, past + count_, past, window};

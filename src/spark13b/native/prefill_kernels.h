@@ -4,6 +4,11 @@ KERNEL static void narrow(const float* from, int64_t count, uint16_t* to) {
     for (int64_t i = 0; i < count; ++i) to[i] = narrowed(from[i]);
 }
 
+// The same, kept in place as float32.
+KERNEL static void round(float* row, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) row[i] = widened(narrowed(row[i]));
+}
+
 // Rotate one head's row in place: (x, y) halves with cos and sin (size), the first half of sin negative.
 KERNEL static void turn(float* row, const float* cos, const float* sin, int64_t size) {
     const int64_t half = size / 2;
@@ -14,4 +19,4 @@ KERNEL static void turn(float* row, const float* cos, const float* sin, int64_t 
     }
 }
 
-static const Kernels kernels = {narrow, turn};
+static const Kernels kernels = {narrow, round, turn};

@@ -15,21 +15,22 @@ class Ring {
 
     const void* rows() const { return data_; }
 
-    // The row of the token at `position` becomes `from`.
+    // Where the row of the token at `position` lies.
+    void* place(int64_t position) const { return data_ + position % slots_ * size_ * bytes(type_); }
+
+    // That row becomes `from`.
     void put(int64_t position, const float* from) {
-        const int64_t begin = position % slots_ * size_;
         if (type_ == kBfloat16)
-            for (int64_t d = 0; d < size_; ++d) reinterpret_cast<uint16_t*>(data_)[begin + d] = narrowed(from[d]);
+            for (int64_t d = 0; d < size_; ++d) static_cast<uint16_t*>(place(position))[d] = narrowed(from[d]);
         else
-            std::memcpy(reinterpret_cast<float*>(data_) + begin, from, size_ * sizeof(float));
+            std::memcpy(place(position), from, size_ * sizeof(float));
     }
 
     void get(int64_t position, float* to) const {
-        const int64_t begin = position % slots_ * size_;
         if (type_ == kBfloat16)
-            for (int64_t d = 0; d < size_; ++d) to[d] = widened(reinterpret_cast<const uint16_t*>(data_)[begin + d]);
+            for (int64_t d = 0; d < size_; ++d) to[d] = widened(static_cast<const uint16_t*>(place(position))[d]);
         else
-            std::memcpy(to, reinterpret_cast<const float*>(data_) + begin, size_ * sizeof(float));
+            std::memcpy(to, place(position), size_ * sizeof(float));
     }
 
   private:
