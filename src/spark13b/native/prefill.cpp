@@ -23,6 +23,7 @@ namespace {
 
 struct Kernels {
     void (*narrow)(const float* from, int64_t count, uint16_t* to);
+    void (*widen)(const uint16_t* from, int64_t count, float* to);
     void (*round)(float* row, int64_t count);
     void (*turn)(float* row, const float* cos, const float* sin, int64_t size);
 };
@@ -59,6 +60,8 @@ class Prefill {
         if (!plan(hidden, hidden, false, true)) type_ = kFloat32;  // without oneDNN there are no products of bfloat16
         x_.resize(rows_ * hidden);
         q_.resize(rows_ * hidden);
+        k_.resize(rows_ * hidden);
+        v_.resize(rows_ * hidden);
         h_.resize(rows_ * hidden);
         gate_.resize(rows_ * mlp);
         up_.resize(rows_ * mlp);
@@ -71,8 +74,8 @@ class Prefill {
               void* const* rings, int32_t ring_type, int64_t wanted, float* logits) {
         const int64_t hidden = shape_.hidden, mlp = shape_.mlp, size = hidden / shape_.heads;
         const int64_t past = std::min({start, window - 1, slots});
-        std::vector<float> keys((past + rows_) * hidden), values((past + rows_) * hidden);
-        float *own_keys = keys.data() + past * hidden, *own_values = values.data() + past * hidden;
+        const int64_t seen = past + count_;
+        std::vector<float> keys(seen * hidden), values(seen * hidden);  // head after head: a head's lie close together
 
         pool_.share(count_, [&](int64_t t, int) { run_.row(weights_.embedding(), ids[t], hidden, &x_[t * hidden]); });
         for (int64_t number = 0; number < shape_.layers; ++number) {
@@ -81,39 +84,37 @@ class Prefill {
             norm(vector.norm_gamma, vector.norm_beta);
             const void* h = operand(h_, hidden);
             multiply({{matrix.q, vector.q_bias, h, q_.data()},
-                      {matrix.k, vector.k_bias, h, own_keys},
-                      {matrix.v, vector.v_bias, h, own_values}},
+                      {matrix.k, vector.k_bias, h, k_.data()},
+                      {matrix.v, vector.v_bias, h, v_.data()}},
                      hidden, hidden, false);
             pool_.share(shape_.heads, [&](int64_t head, int) {
-                Ring ring_keys(rings[2 * number], ring_type, head, slots, size);
-                Ring ring_values(rings[2 * number + 1], ring_type, head, slots, size);
-                for (int64_t p = 0; p < past; ++p) {
-                    ring_keys.get(start - past + p, &keys[p * hidden + head * size]);
-                    ring_values.get(start - past + p, &values[p * hidden + head * size]);
+                const Ring ring_keys(rings[2 * number], ring_type, head, slots, size);
+                const Ring ring_values(rings[2 * number + 1], ring_type, head, slots, size);
+                float *own_keys = &keys[head * seen * size], *own_values = &values[head * seen * size];
+                for (int64_t p = 0; p < past; ++p, own_keys += size, own_values += size) {
+                    get(ring_keys, start - past + p, size, own_keys);
+                    get(ring_values, start - past + p, size, own_values);
                 }
-                for (int64_t t = 0; t < count_; ++t) {
+                for (int64_t t = 0; t < count_; ++t, own_keys += size, own_values += size) {
                     const int64_t at = t * hidden + head * size, turned = (start + t) * size;
                     own_.turn(&q_[at], cos + turned, sin + turned, size);
-                    own_.turn(own_keys + at, cos + turned, sin + turned, size);
+                    own_.turn(&k_[at], cos + turned, sin + turned, size);
+                    std::memcpy(own_keys, &k_[at], size * sizeof(float));
+                    std::memcpy(own_values, &v_[at], size * sizeof(float));
                     if (ring_type == kBfloat16) {  // as those that are read from the rings: parts make no difference
-                        own_.round(own_keys + at, size);
-                        own_.round(own_values + at, size);
+                        own_.round(own_keys, size);
+                        own_.round(own_values, size);
                     }
-                }
-                for (int64_t t = std::max<int64_t>(0, count_ - slots); t < count_; ++t) {
-                    const int64_t at = t * hidden + head * size;
-                    if (ring_type == kBfloat16) {
-                        own_.narrow(own_keys + at, size, static_cast<uint16_t*>(ring_keys.place(start + t)));
-                        own_.narrow(own_values + at, size, static_cast<uint16_t*>(ring_values.place(start + t)));
-                    } else {
-                        ring_keys.put(start + t, own_keys + at);
-                        ring_values.put(start + t, own_values + at);
+                    if (t >= count_ - slots) {
+                        put(ring_keys, start + t, size, own_keys);
+                        put(ring_values, start + t, size, own_values);
                     }
                 }
             });
-            const AttentionShape attention = {1, shape_.heads, size, count_, past + count_, past, window};
-            if (!attend_rows(pool_, level_, attention, {q_.data(), 0, size, hidden}, {keys.data(), 0, size, hidden},
-                             {values.data(), 0, size, hidden}, {h_.data(), 0, size, hidden}, nullptr))
+            const AttentionShape attention = {1, shape_.heads, size, count_, seen, past, window};
+            if (!attend_rows(pool_, level_, attention, {q_.data(), 0, size, hidden},
+                             {keys.data(), 0, seen * size, size}, {values.data(), 0, seen * size, size},
+                             {h_.data(), 0, size, hidden}, nullptr))
                 throw std::bad_alloc();
             multiply({{matrix.out, vector.out_bias, operand(h_, hidden), x_.data()}}, hidden, hidden, true);
 
@@ -141,6 +142,20 @@ class Prefill {
         if (count_ <= kFew) return nullptr;
         return Product::plan({rows_, outputs, inputs, {type_, inputs, 1}, {type_, 1, inputs}, {kFloat32, outputs, 1},
                               bias, adds});
+    }
+
+    void get(const Ring& ring, int64_t position, int64_t size, float* to) const {
+        if (ring.type() == kBfloat16)
+            own_.widen(static_cast<const uint16_t*>(ring.place(position)), size, to);
+        else
+            std::memcpy(to, ring.place(position), size * sizeof(float));
+    }
+
+    void put(const Ring& ring, int64_t position, int64_t size, const float* from) const {
+        if (ring.type() == kBfloat16)
+            own_.narrow(from, size, static_cast<uint16_t*>(ring.place(position)));
+        else
+            std::memcpy(ring.place(position), from, size * sizeof(float));
     }
 
     void norm(const float* gamma, const float* beta) {
@@ -232,7 +247,7 @@ class Prefill {
     const int level_;
     const int64_t count_, rows_;
     int32_t type_;
-    std::vector<float> x_, q_, h_, gate_, up_;
+    std::vector<float> x_, q_, k_, v_, h_, gate_, up_;
     std::vector<uint16_t> narrow_;
     std::vector<std::vector<float>> panels_;
     std::atomic<bool> good_{true};

@@ -4,7 +4,11 @@ KERNEL static void narrow(const float* from, int64_t count, uint16_t* to) {
     for (int64_t i = 0; i < count; ++i) to[i] = narrowed(from[i]);
 }
 
-// The same, kept in place as float32.
+KERNEL static void widen(const uint16_t* from, int64_t count, float* to) {
+    for (int64_t i = 0; i < count; ++i) to[i] = widened(from[i]);
+}
+
+// Rounded to bfloat16, in place.
 KERNEL static void round(float* row, int64_t count) {
     for (int64_t i = 0; i < count; ++i) row[i] = widened(narrowed(row[i]));
 }
@@ -19,4 +23,4 @@ KERNEL static void turn(float* row, const float* cos, const float* sin, int64_t 
     }
 }
 
-static const Kernels kernels = {narrow, round, turn};
+static const Kernels kernels = {narrow, widen, round, turn};

@@ -14,6 +14,7 @@ class Ring {
         : data_(static_cast<char*>(rings) + head * slots * size * bytes(type)), type_(type), slots_(slots), size_(size) {}
 
     const void* rows() const { return data_; }
+    int32_t type() const { return type_; }
 
     // Where the row of the token at `position` lies.
     void* place(int64_t position) const { return data_ + position % slots_ * size_ * bytes(type_); }
@@ -24,13 +25,6 @@ class Ring {
             for (int64_t d = 0; d < size_; ++d) static_cast<uint16_t*>(place(position))[d] = narrowed(from[d]);
         else
             std::memcpy(place(position), from, size_ * sizeof(float));
-    }
-
-    void get(int64_t position, float* to) const {
-        if (type_ == kBfloat16)
-            for (int64_t d = 0; d < size_; ++d) to[d] = widened(static_cast<const uint16_t*>(place(position))[d]);
-        else
-            std::memcpy(to, place(position), size_ * sizeof(float));
     }
 
   private:
