@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sides import SIZES, THREADS, OtherPrograms, Side, Size, answering, llama, wait_for_quiet, worker
+from sides import SIZES, THREADS, OtherPrograms, Side, Size, answering, llama, spark_config, wait_for_quiet, worker
 
 # as wide as other benchmarks', but for 2112: rows of int4 are multiples of 128
 USUAL = replace(SIZES["120m"], ffn=2176)
@@ -68,23 +68,13 @@ def timed(work: Callable[[], Any]) -> float:
 
 def spark_model(size: Size, context: int, kind: str) -> tuple[Any, int]:
     """Our model with random weights of one type, and its bytes."""
-    from spark13b.config.model import SparkConfig
     from spark13b.infer.native_model import NativeModel
     from spark13b.model.names import expected_shapes, is_embedding
     from spark13b.native.library import find_library
 
     library = find_library().library
     assert library is not None, "build it: spark13b native build"
-    config = SparkConfig(
-        num_layers=size.layers,
-        hidden_size=size.hidden,
-        num_heads=size.heads,
-        ffn_hidden_size=2 * size.ffn,
-        vocab_size=size.vocabulary,
-        seq_length=context,
-        sparse_local_size=context,
-        compute_type="bfloat16" if kind == "bfloat16" else "float32",
-    )
+    config = spark_config(size, context, "bfloat16" if kind == "bfloat16" else "float32")
     rng = np.random.default_rng(0)
     parameters = {
         name: random_weight(rng, shape, "int8" if is_embedding(name) and kind == "int4" else kind)

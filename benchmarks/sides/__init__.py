@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from spark13b.config.model import ComputeType
+from spark13b.config.model import ComputeType, SparkConfig
 
 THREADS = 2
 QUIET, PATIENCE = 0.05, 20.0  # share of the machine that other programs may take; seconds to wait for that
@@ -83,10 +83,14 @@ def llama(size: Size, context: int) -> Any:
 
 def spark(size: Size, context: int, compute_type: ComputeType = "float32") -> Any:
     """Our model of that shape, with random weights."""
-    from spark13b.config.model import SparkConfig
     from spark13b.model.causal_lm import SparkForCausalLM
 
-    config = SparkConfig(
+    return SparkForCausalLM(spark_config(size, context, compute_type), seed=0)
+
+
+def spark_config(size: Size, context: int, compute_type: ComputeType = "float32") -> SparkConfig:
+    """That shape as ours."""
+    return SparkConfig(
         num_layers=size.layers,
         hidden_size=size.hidden,
         num_heads=size.heads,
@@ -96,7 +100,6 @@ def spark(size: Size, context: int, compute_type: ComputeType = "float32") -> An
         sparse_local_size=context,
         compute_type=compute_type,
     )
-    return SparkForCausalLM(config, seed=0)
 
 
 class OtherPrograms:

@@ -7,28 +7,14 @@ from typing import Any
 
 import pytest
 
+from serve.in_process import EndlessEngine
 from spark13b.config.sections import GenerationConfig
-from spark13b.infer.requests import Generation, Piece, Request, Token
+from spark13b.infer.requests import Piece, Request, Token
 from spark13b.serve.desk import Busy, Desk
 
 
-class HastyEngine:
+class HastyEngine(EndlessEngine):
     """Answers each request with `a`, `b`, `c`, in three steps."""
-
-    def __init__(self) -> None:
-        self.waiting, self.running = 0, 0
-        self.generations: list[Generation] = []
-
-    @property
-    def busy(self) -> bool:
-        return any(not one.done for one in self.generations)
-
-    def add(self, request: Request) -> Generation:
-        self.generations.append(Generation(request, len(self.generations)))
-        return self.generations[-1]
-
-    def cancel(self, generation: Generation) -> None:
-        generation.finish_reason = "cancelled"
 
     def step(self) -> list[Piece]:
         pieces = []

@@ -22,6 +22,15 @@ def side_by_side(parts: Sequence[Iterable[memoryview]], row_bytes: int) -> Itera
         yield as_bytes(np.concatenate(matrices, axis=1))
 
 
+def read_into(source: Checkpoint, name: str, array: Array) -> None:
+    """Fill a contiguous array of the tensor's shape, cast to its type, a piece of the file at a time."""
+    flat, done, dtype = array.reshape(-1), 0, source.infos[name].dtype
+    for block in blocks_of(source.pieces(name), PIECE):
+        values = np.frombuffer(block, dtype)
+        flat[done : done + values.size] = values
+        done += values.size
+
+
 def copies(array: Array) -> Iterator[memoryview]:
     """The bytes of an array of any layout in pieces that outlive it."""
     if array.ndim == 0 or not array.size:

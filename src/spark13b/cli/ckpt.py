@@ -46,6 +46,7 @@ Alpha = Annotated[
         show_default=False,
     ),
 ]
+ShardSize = Annotated[str | None, typer.Option("--shard-size", help="Largest shard, e.g. 4GB; DST is a folder.")]
 ToOption = Annotated[To | None, typer.Option("--to", help="File format; without it DST's suffix tells.")]
 
 
@@ -61,9 +62,7 @@ def convert(
     layernorm_bf16: LayernormBf16 = False,
     allow_overflow: AllowOverflow = False,
     keep: Annotated[Keep, typer.Option("--keep", help="weights: cut off training state and adapters.")] = Keep.all,
-    shard_size: Annotated[
-        str | None, typer.Option("--shard-size", help="Largest shard, e.g. 4GB; DST is a folder.")
-    ] = None,
+    shard_size: ShardSize = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
@@ -116,9 +115,7 @@ def quantize(
         list[str] | None,
         typer.Option("--keep", metavar="NAME", help="Keep weights of this name in bfloat16; * stands for anything."),
     ] = None,
-    shard_size: Annotated[
-        str | None, typer.Option("--shard-size", help="Largest shard, e.g. 4GB; DST is a folder.")
-    ] = None,
+    shard_size: ShardSize = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:

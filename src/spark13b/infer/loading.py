@@ -6,13 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from spark13b.ckpt.adapters import OpenParts
-from spark13b.ckpt.dtypes import PIECE
 from spark13b.ckpt.merging import merged
 from spark13b.ckpt.quantized import QuantizedCheckpoint
-from spark13b.ckpt.streams import blocks_of
+from spark13b.ckpt.streams import read_into
 from spark13b.ckpt.tensors import Checkpoint
 from spark13b.config.model import SparkConfig
 from spark13b.errors import InputError
@@ -106,8 +103,4 @@ def _stream(base: Checkpoint, model: SparkForCausalLM) -> None:
         if memory is None:  # an NPU's: tensor by tensor
             set_parameter(parameter, base.read(name))
             continue
-        flat, done, dtype = memory.reshape(-1), 0, base.infos[name].dtype
-        for block in blocks_of(base.pieces(name), PIECE):
-            values = np.frombuffer(block, dtype)
-            flat[done : done + values.size] = values
-            done += values.size
+        read_into(base, name, memory)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spark13b.infer.decoding import READING, Decoding
-from spark13b.infer.native_model import NativeModel, type_problem
+from spark13b.infer.native_model import NativeModel, describe_library, type_problem
 from spark13b.native.library import Library, addresses_of, find_library, thread_count
 from spark13b.native.matrix import BFLOAT16
 
@@ -36,7 +36,7 @@ def describe(model: SparkForCausalLM | NativeModel) -> str:
     reason = why_not(model) or found.reason
     if found.library is None or reason:
         return f"answers by MindSpore: {reason}"
-    return f"answers by {native_model_of(model, found.library).describe()}"
+    return f"answers by {describe_library(found.library)}"
 
 
 def why_not(model: SparkForCausalLM) -> str | None:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from spark13b.ckpt.dtypes import PIECE
-from spark13b.ckpt.streams import blocks_of
+from spark13b.ckpt.streams import read_into
 from spark13b.ckpt.tensors import Checkpoint
 from spark13b.config.model import SparkConfig
-from spark13b.model.names import expected_shapes
+from spark13b.model.names import expected_shapes, is_embedding
 from spark13b.model.rope_table import rope_table
 from spark13b.native.library import Library, Weights
 from spark13b.native.matrix import BFLOAT16, Matrix
@@ -34,8 +33,13 @@ class NativeModel:
 
     def describe(self) -> str:
         """What computes it, in a few words."""
-        products = f", products by oneDNN {self.library.onednn}" if self.library.onednn else ""
-        return f"the native library ({self.library.describe()}{products})"
+        return describe_library(self.library)
+
+
+def describe_library(library: Library) -> str:
+    """What computes models of the library, in a few words."""
+    products = f", products by oneDNN {library.onednn}" if library.onednn else ""
+    return f"the native library ({library.describe()}{products})"
 
 
 def type_problem(config: SparkConfig) -> str | None:
@@ -55,16 +59,9 @@ def read_native(base: Checkpoint, config: SparkConfig, library: Library) -> Nati
     """
     parameters: dict[str, np.ndarray | Matrix] = {}
     for name, shape in expected_shapes(config).items():
-        kind = config.embedding_init_type if "embedding" in name else config.compute_type
+        kind = config.embedding_init_type if is_embedding(name) else config.compute_type
         dtype = _TYPES[kind] if len(shape) == 2 else np.dtype(np.float32)
-        parameters[name] = _read(base, name, np.empty(shape, dtype))
+        array = np.empty(shape, dtype)
+        read_into(base, name, array)
+        parameters[name] = array
     return NativeModel(config, parameters, library)
-
-
-def _read(base: Checkpoint, name: str, array: np.ndarray) -> np.ndarray:
-    flat, done, dtype = array.reshape(-1), 0, base.infos[name].dtype
-    for block in blocks_of(base.pieces(name), PIECE):
-        values = np.frombuffer(block, dtype)
-        flat[done : done + values.size] = values
-        done += values.size
-    return array

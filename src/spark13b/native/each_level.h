@@ -5,6 +5,7 @@
 // each set has a compilation of its own (build.py).
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 

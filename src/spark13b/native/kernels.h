@@ -145,20 +145,9 @@ KERNEL static void attend(const float* q, const void* keys, const void* values, 
 // (x - mean) / sqrt(variance + epsilon) * gamma + beta, one row.
 KERNEL static void layer_norm(const float* x, const float* gamma, const float* beta, int64_t size, float epsilon,
                               float* out) {
-    Vector sums = {};
-    for (int64_t i = 0; i < size; i += LANES)
-        sums += i + LANES <= size ? load(x + i) : load_some(x + i, size - i);
-    const float mean = sum_of(sums) / size;
-    Vector squares = {};
-    int64_t i = 0;
-    for (; i + LANES <= size; i += LANES) {
-        const Vector off = load(x + i) - mean;
-        squares += off * off;
-    }
-    float rest = 0.0f;
-    for (; i < size; ++i) rest += (x[i] - mean) * (x[i] - mean);
-    const float factor = 1.0f / std::sqrt((sum_of(squares) + rest) / size + epsilon);
-    for (i = 0; i < size; ++i) out[i] = (x[i] - mean) * factor * gamma[i] + beta[i];
+    float mean, factor;
+    statistics(x, size, epsilon, mean, factor);
+    for (int64_t i = 0; i < size; ++i) out[i] = (x[i] - mean) * factor * gamma[i] + beta[i];
 }
 
 static const Kernels kernels = {linear, row, gated_gelu, attend, layer_norm};

@@ -1,16 +1,5 @@
 // AdamW and the gradients' norm, for each set of instructions: see each_level.h.
 
-KERNEL static inline Vector take(const float* from, int64_t left) {
-    return left >= LANES ? load(from) : load_some(from, left);
-}
-
-KERNEL static inline void put(float* to, Vector v, int64_t left) {
-    if (left >= LANES)
-        store(to, v);
-    else
-        std::memcpy(to, &v, left * sizeof(float));
-}
-
 KERNEL static inline Vector root(Vector v) {
 #if LANES == 16
     return (Vector)_mm512_sqrt_ps((__m512)v);

@@ -1,19 +1,6 @@
 // What a training step computes row by row between its products, for each set of instructions: see each_level.h. A
 // `Number` is float or, in its upper half, bfloat16; everything is computed in float32.
 
-// Numbers i .. of a row that has `left` of them from there on.
-template <class Number>
-KERNEL static inline Vector take(const Number* from, int64_t left) {
-    return left >= LANES ? load(from) : load_some(from, left);
-}
-
-KERNEL static inline void put(float* to, Vector v, int64_t left) {
-    if (left >= LANES)
-        store(to, v);
-    else
-        std::memcpy(to, &v, left * sizeof(float));
-}
-
 typedef uint16_t Narrow __attribute__((vector_size(LANES * 2)));
 
 // Rounded to the nearest, ties to even.
@@ -35,22 +22,6 @@ KERNEL static inline Vector sigmoid_of_gelu(Vector z) {
 template <class Number>
 KERNEL static void convert(const float* from, int64_t count, Number* to) {
     for (int64_t i = 0; i < count; i += LANES) put(to + i, take(from + i, count - i), count - i);
-}
-
-// mean and 1 / sqrt(variance + epsilon) of a row.
-KERNEL static inline void statistics(const float* x, int64_t width, float epsilon, float& mean, float& scale) {
-    Vector sums = {};
-    for (int64_t i = 0; i < width; i += LANES) sums += take(x + i, width - i);
-    mean = sum_of(sums) / width;
-    Vector squares = {};
-    int64_t i = 0;
-    for (; i + LANES <= width; i += LANES) {
-        const Vector off = load(x + i) - mean;
-        squares += off * off;
-    }
-    float rest = 0.0f;
-    for (; i < width; ++i) rest += (x[i] - mean) * (x[i] - mean);
-    scale = 1.0f / std::sqrt((sum_of(squares) + rest) / width + epsilon);
 }
 
 // Layer norm of rows (rows, width).

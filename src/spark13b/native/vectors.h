@@ -92,3 +92,32 @@ KERNEL static inline Vector exp_of(Vector x) {
     std::memcpy(&scale, &power, sizeof scale);
     return p * scale;
 }
+
+// Numbers i .. of a row that has `left` of them from there on.
+template <class Number>
+KERNEL static inline Vector take(const Number* from, int64_t left) {
+    return left >= LANES ? load(from) : load_some(from, left);
+}
+
+KERNEL static inline void put(float* to, Vector v, int64_t left) {
+    if (left >= LANES)
+        store(to, v);
+    else
+        std::memcpy(to, &v, left * sizeof(float));
+}
+
+// mean and 1 / sqrt(variance + epsilon) of a row.
+KERNEL static inline void statistics(const float* x, int64_t width, float epsilon, float& mean, float& scale) {
+    Vector sums = {};
+    for (int64_t i = 0; i < width; i += LANES) sums += take(x + i, width - i);
+    mean = sum_of(sums) / width;
+    Vector squares = {};
+    int64_t i = 0;
+    for (; i + LANES <= width; i += LANES) {
+        const Vector off = load(x + i) - mean;
+        squares += off * off;
+    }
+    float rest = 0.0f;
+    for (; i < width; ++i) rest += (x[i] - mean) * (x[i] - mean);
+    scale = 1.0f / std::sqrt((sum_of(squares) + rest) / width + epsilon);
+}
