@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from infer.small_run import write_small_run
+from serve.in_process import EndlessEngine, served
 from serve.running import Server, serving
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -32,10 +33,9 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Room for answers of 3,000 tokens, and no native library, so that there is time to see one grow and stop it."""
     folder = tmp_path_factory.mktemp("page")
-    run = write_small_run(folder / "run", model__seq_length=4096, generation__max_new_tokens=24)
-    with serving(run, folder / "log", "--api-key", KEY, "--model-name", "small", SPARK13B_NATIVE="0") as server:
+    run = write_small_run(folder / "run")
+    with serving(run, folder / "log", "--api-key", KEY, "--model-name", "small") as server:
         yield server
 
 
@@ -52,23 +52,32 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 
 class Page:
-    """The page as a person uses it."""
+    """The page as a person uses it. Nothing here depends on when the browser or the server gets to do something."""
 
-    def __init__(self, browser: webdriver.Chrome, server: Server) -> None:
+    def __init__(self, browser: webdriver.Chrome, url: str, key: str | None = None) -> None:
         self.browser = browser
-        browser.get(server.url)
+        browser.get(url)
+        if key is not None:  # as if it had been entered in this tab
+            browser.execute_script("sessionStorage.setItem('key', arguments[0])", key)  # type: ignore[no-untyped-call]
+            browser.get(url)
+            self.wait(lambda: self.at("model").text)
 
     def at(self, name: str) -> WebElement:
         return self.browser.find_element(By.ID, name)
 
     def ask(self, question: str) -> None:
+        """Send a question; the page is busy afterwards until the answer has ended."""
+        before = len(self.texts("user"))
         self.at("question").send_keys(question, Keys.ENTER)
+        self.wait(lambda: len(self.texts("user")) > before)
 
     def texts(self, role: str) -> list[str]:
-        return [one.text for one in self.browser.find_elements(By.CSS_SELECTOR, f".{role} .text")]
+        script = "return [...document.querySelectorAll(`.${arguments[0]} .text`)].map((one) => one.innerText)"
+        return list(self.browser.execute_script(script, role))  # type: ignore[no-untyped-call]
 
-    def wait(self, until: object) -> None:
-        WebDriverWait(self.browser, 20, 0.02).until(lambda _: until())  # type: ignore[operator]
+    def wait(self, until: Callable[[], object]) -> None:
+        ignored = [StaleElementReferenceException]
+        WebDriverWait(self.browser, 100, 0.02, ignored).until(lambda _: until())
 
     def wait_for_answer(self) -> None:
         self.wait(lambda: not self.browser.find_elements(By.CSS_SELECTOR, ".busy"))
@@ -84,7 +93,7 @@ class Page:
 
 
 def test_a_conversation_from_the_key_to_the_second_turn(browser: webdriver.Chrome, server: Server) -> None:
-    page = Page(browser, server)
+    page = Page(browser, server.url)
     page.wait(lambda: page.at("key").is_displayed())  # the server wants one
     page.at("key").send_keys(KEY, Keys.TAB)
     page.wait(lambda: page.at("model").text == "small")
@@ -92,48 +101,57 @@ def test_a_conversation_from_the_key_to_the_second_turn(browser: webdriver.Chrom
     page.shot("empty")
 
     page.ask("你好")
-    seen: set[str] = set()
-    until = time.monotonic() + 20
-    while browser.find_elements(By.CSS_SELECTOR, ".busy") and time.monotonic() < until:
-        seen.update(page.texts("assistant"))
     page.wait_for_answer()
     (first,) = page.texts("assistant")
     assert first and page.texts("user") == ["你好"]
-    assert len(seen) >= 3  # it grew before our eyes
     page.shot("answer")
 
     page.ask("你好")
-    page.wait(lambda: len(page.texts("assistant")) == 2)
     page.wait_for_answer()
-    assert page.texts("assistant")[1] != first  # the same question after a conversation is another prompt
+    _, second = page.texts("assistant")
+    assert second and second != first  # the same question after a conversation is another prompt
     assert page.errors() == []
 
 
-def test_an_answer_is_stopped_and_what_there_is_stays(browser: webdriver.Chrome, server: Server) -> None:
-    page = Page(browser, server)
-    page.wait(lambda: page.at("model").text == "small")
-    page.at("more").click()
-    page.at("longest").send_keys("3000")
-    page.shot("settings")
-    page.ask("天气")
-    page.wait(lambda: any(page.texts("assistant")))
-    assert page.at("send").text == "Stop"
-    page.at("send").click()
-    page.wait_for_answer()
-    assert page.texts("assistant")[0]
-    assert "stopped" in page.browser.find_element(By.CSS_SELECTOR, ".assistant .tools").text
-    assert page.at("send").text == "Send"
-    page.shot("stopped")
+def test_an_answer_grows_before_our_eyes_until_it_is_stopped_and_what_there_is_stays(
+    browser: webdriver.Chrome,
+) -> None:
+    engine = EndlessEngine()  # an answer without an end: the page alone decides when it has grown and is stopped
+
+    def client(url: str) -> None:
+        page = Page(browser, url)
+        page.wait(lambda: page.at("model").text)
+        page.at("more").click()
+        page.at("longest").send_keys("100")
+        page.shot("settings")
+        page.ask("天气")
+        seen = ""
+        for _ in range(3):
+            page.wait(lambda seen=seen: len(page.texts("assistant")[0]) > len(seen))  # type: ignore[misc]
+            (seen,) = page.texts("assistant")
+        assert page.at("send").text == "Stop"
+        page.at("send").click()
+        page.wait_for_answer()
+        page.wait(lambda: not engine.busy)  # the server has been told
+        (left,) = page.texts("assistant")
+        assert set(left) == {"a"} and len(left) >= len(seen)
+        assert "stopped" in page.browser.find_element(By.CSS_SELECTOR, ".assistant .tools").text
+        assert page.at("send").text == "Send"
+        assert page.texts("assistant") == [left]
+        assert engine.generations[0].request.options.max_new_tokens == 100
+        page.shot("stopped")
+
+    served(client, engine)
 
 
 def test_language_theme_and_width_change_and_are_kept(browser: webdriver.Chrome, server: Server) -> None:
-    page = Page(browser, server)
+    page = Page(browser, server.url, KEY)
     assert page.at("new").text == "New"
     page.at("language").click()
     before = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
     page.at("theme").click()
     assert browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color") != before
-    page = Page(browser, server)
+    page = Page(browser, server.url, KEY)
     assert page.at("new").text == "新对话"
     assert browser.find_element(By.TAG_NAME, "html").get_attribute("lang") == "zh-CN"
     page.ask("第一行")
@@ -151,8 +169,7 @@ def test_language_theme_and_width_change_and_are_kept(browser: webdriver.Chrome,
 
 
 def test_an_error_is_shown_where_it_happened_and_can_be_tried_again(browser: webdriver.Chrome, server: Server) -> None:
-    page = Page(browser, server)
-    page.wait(lambda: page.at("model").text == "small")
+    page = Page(browser, server.url, KEY)
     browser.execute_script("model = 'another'")  # type: ignore[no-untyped-call]
     page.ask("<b>hello</b>")
     page.wait(lambda: browser.find_elements(By.CSS_SELECTOR, ".error"))
