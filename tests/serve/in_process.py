@@ -56,6 +56,14 @@ class EndlessEngine:
         return [Piece(one, "a", (one.tokens[-1],)) for one in growing]
 
 
+def wait_until(true: Callable[[], object]) -> None:
+    """Raise AssertionError only when something hangs."""
+    until = time.monotonic() + 100
+    while not true():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.01)
+
+
 def stop() -> None:
     """What Ctrl-C does to the server."""
     os.kill(os.getpid(), signal.SIGINT)
@@ -103,7 +111,7 @@ def served(
         run(make_app(session, desk, settings or Settings()), desk, where, grace, begin)
         ended = time.monotonic()
         signal.signal(signal.SIGINT, lambda *_: None)  # the client's `stop` may be still to come
-        asking.join(20)
+        asking.join(100)
     finally:
         signal.signal(signal.SIGINT, before)
     if failures:

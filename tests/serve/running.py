@@ -35,7 +35,7 @@ def serving(run: Path, log: Path, *options: object, **environment: str) -> Itera
     with log.open("w") as file:
         process = subprocess.Popen(command, stderr=file, text=True, env=os.environ | environment)
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 200
         while not (found := re.search(r"serving \S+ at (http://\S+) ", log.read_text())):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()
@@ -44,7 +44,7 @@ def serving(run: Path, log: Path, *options: object, **environment: str) -> Itera
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

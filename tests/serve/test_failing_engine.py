@@ -53,11 +53,11 @@ def test_a_failing_engine_ends_requests_with_an_error_and_the_command_with_exit_
     answers: list[requests.Response] = []
     body = {"messages": [{"role": "user", "content": "x"}], "stream": stream}
     asking = threading.Thread(
-        target=lambda: answers.append(requests.post(f"{url}/v1/chat/completions", json=body, timeout=20))
+        target=lambda: answers.append(requests.post(f"{url}/v1/chat/completions", json=body, timeout=100))
     )
     with pytest.raises(JobError, match="the engine failed: no room for the cache"):
         run(make_app(session, desk, Settings()), desk, where, 5.0, asking.start)
-    asking.join(20)
+    asking.join(100)
     (answer,) = answers
     assert answer.status_code == (200 if stream else 503)
     assert "the engine has failed" in answer.text
