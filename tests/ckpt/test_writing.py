@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -145,19 +145,16 @@ def test_a_disk_that_fills_up_leaves_no_target_and_says_what_was_needed(
 
 
 def test_kill_9_at_any_moment_leaves_no_half_target(memory_folder: Path) -> None:
-    rng = random.Random(0)
-    tensors = {f"t{n}": np.full(1 << 20, n, np.float32) for n in range(40)}  # 160 MB
+    tensors = {f"t{n}": np.full(1 << 20, n, np.float32) for n in range(40)}
+    size = 160 << 20
     write_checkpoint(memory_folder / "a.ckpt", tensors)
     target = memory_folder / "b.safetensors"
     line = [sys.executable, "-m", "spark13b", "ckpt", "convert", str(memory_folder / "a.ckpt"), str(target)]
-    start = time.monotonic()
-    subprocess.run(line, check=True, capture_output=True)
-    whole_run = time.monotonic() - start
-    target.unlink()
     absent = 0
-    for _ in range(10):
+    for share in (0, 0.2, 0.5, 0.8, 0.99, *[0.1] * 20):
         process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.3, 1.1) * whole_run)
+        while process.poll() is None and not _written(memory_folder) > share * size:
+            time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.wait()
         if target.exists():
@@ -168,4 +165,15 @@ def test_kill_9_at_any_moment_leaves_no_half_target(memory_folder: Path) -> None
             absent += 1
         for remains in memory_folder.glob(".b.safetensors.*.part"):
             subprocess.run(["rm", "-r", str(remains)], check=True)
+        if share == 0.99 and absent:  # more only when each was done before it could be killed
+            break
     assert absent > 0
+
+
+def _written(folder: Path) -> int:
+    """Bytes of what is being written there; -1: nothing yet."""
+    sizes = []
+    for draft in folder.glob(".b.safetensors.*.part*"):
+        with contextlib.suppress(FileNotFoundError):
+            sizes += [path.stat().st_size for path in (draft, *draft.rglob("*")) if path.is_file()]
+    return sum(sizes) if sizes else -1

@@ -21,7 +21,7 @@ PRESET = "cpu-tiny-sft"
 
 
 def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*SPARK, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*SPARK, *map(str, arguments)], capture_output=True, text=True, timeout=250)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done

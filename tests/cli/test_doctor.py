@@ -365,9 +365,9 @@ code = "import os, pathlib, time; pathlib.Path({str(tmp_path / "pid")!r}).write_
 list(examine(probe=(sys.executable, "-c", code)))
 """
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    process.wait(20)
+    process.wait(100)
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))

@@ -266,7 +266,7 @@ def test_with_ctrl_c_a_stream_ends_at_once_with_what_there_is(model: Path) -> No
     assert process.stdout is not None
     begun = process.stdout.read(40)
     process.send_signal(signal.SIGINT)
-    rest, said = process.communicate(timeout=20)
+    rest, said = process.communicate(timeout=100)
     assert process.returncode == 1
     assert (begun + rest).decode().endswith("\n")
     assert "stopped before the end" in said.decode()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 
 import pytest
+from processor_time import takes_less
 
 from spark13b import __version__
 from spark13b.cli.app import COMMANDS
@@ -38,19 +38,10 @@ print("heavy:", heavy, "status:", status)
     assert "Example:" in result.stdout
 
 
-def test_help_takes_less_than_one_and_a_half_times_the_import_of_its_libraries():
+def test_help_takes_less_than_one_and_a_half_times_the_import_of_its_libraries(tmp_path):
     """`typer.rich_utils`, which draws help pages, alone takes more than twice the time of typer and rich."""
-
-    def seconds(command: list[str]) -> float:
-        start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)
-        return time.perf_counter() - start
-
-    base, own = [], []
-    for _ in range(5):  # by turns, and the best of each: the machine is shared
-        base.append(seconds([sys.executable, "-c", "import typer, rich, typer.rich_utils"]))
-        own.append(seconds([sys.executable, "-m", "spark13b", "--help"]))
-    assert min(own) < 1.5 * min(base)
+    libraries = ["-c", "import typer, rich, typer.rich_utils"]
+    assert takes_less(["-m", "spark13b", "--help"], 1.5, libraries, tmp_path)
 
 
 def test_the_version_goes_to_stdout():

@@ -7,11 +7,11 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from processor_time import takes_less
 
 from spark13b.config import load_preset, preset_names
 
@@ -194,14 +194,7 @@ def test_the_groups_help_page_names_every_command(tmp_path: Path) -> None:
 
 
 def test_list_takes_less_than_two_and_a_half_times_the_import_of_typer_and_rich(tmp_path: Path) -> None:
-    def seconds(*arguments: str) -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL, check=True)
-        return time.perf_counter() - start
-
-    pairs = [(seconds("-c", "import typer, rich"), seconds("-m", "spark13b", "preset", "list")) for _ in range(5)]
-    base, ours = (min(times) for times in zip(*pairs, strict=True))  # the best of each: the machine is shared
-    assert ours < 2.5 * base
+    assert takes_less(["-m", "spark13b", "preset", "list"], 2.5, ["-c", "import typer, rich"], tmp_path)
 
 
 def test_every_command_of_the_page_prints_what_the_page_shows(tmp_path: Path) -> None:

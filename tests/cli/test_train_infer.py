@@ -121,7 +121,7 @@ def test_ctrl_c_while_training_saves_and_resume_goes_on(folder, tmp_path):
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=100)
     assert process.returncode == 1
     assert "it is saved" in error
     done = len(metrics.read_text().splitlines())

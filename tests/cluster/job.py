@@ -42,6 +42,7 @@ def fail_alike(me: worker.Worker) -> dict[str, Any]:
 
 def lose_peer(me: worker.Worker) -> dict[str, Any]:
     """Worker 1 is killed; worker 0 reports that it has lost it, before anybody has seen the death."""
+    say_when_all_are_here(me, "together")
     if me.rank == 1:
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -58,9 +59,13 @@ def leave(me: worker.Worker) -> dict[str, Any]:
 
 
 def hang(me: worker.Worker) -> dict[str, Any]:
-    """Worker 1 stays in its second step."""
+    """Worker 1 stays in its second step, when worker 0 is in its third."""
+    third = Path(os.environ["SPARK13B_REPORTS"]) / "third"
+    while me.rank == 1 and not third.exists():
+        time.sleep(0.02)
     for step in range(1, 4 - me.rank):
         me.begin_step(step)
+    third.touch()
     return stay_in_here(me)
 
 

@@ -143,11 +143,11 @@ def test_streaming_costs_the_same_late_as_early(tokenizer):
     ids = tokenizer.encode("今天天气很好，🦄 hello world。" * 10)
 
     def seconds(rounds: int) -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in range(rounds):
             for token in ids:
                 stream.push(token)
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     seconds(20)
     early = min(seconds(20) for _ in range(5))

@@ -80,7 +80,7 @@ class SparkServer:
         """Answer, or fail in the way that is ordered."""
         if deed == "hang":
             with suppress(ConnectionClosed, TimeoutError):
-                connection.recv(30)  # until the client leaves
+                connection.recv(200)  # until the client leaves
         elif deed == "drop":
             connection.send(frame(question[:2], 0))
             connection.socket.shutdown(2)

@@ -29,8 +29,11 @@ class Scripted:
 
     where, identity = "here", "scripted"
 
-    def __init__(self, play: Callable[[str, int], str | Exception] = lambda question, time: f"答{question}") -> None:
-        self.play, self.asked = play, Counter[str]()
+    def __init__(
+        self, play: Callable[[str, int], str | Exception] = lambda question, time: f"答{question}", together: int = 0
+    ) -> None:
+        """No question is answered before so many were asked `together`."""
+        self.play, self.together, self.asked = play, together, Counter[str]()
         self.under_way = self.most = 0
 
     async def ask(self, messages: Sequence[Message]) -> AsyncGenerator[str, None]:
@@ -40,6 +43,8 @@ class Scripted:
         self.most = max(self.most, self.under_way)
         try:
             await asyncio.sleep(0.002)
+            while self.most < self.together:
+                await asyncio.sleep(0.002)
             deed = self.play(question, self.asked[question])
             if isinstance(deed, Exception):
                 raise deed
@@ -88,7 +93,7 @@ def test_answers_stand_in_the_order_of_the_lines_and_are_ready_for_training(tmp_
 
 
 def test_so_many_questions_are_asked_at_once_and_no_more(tmp_path: Path) -> None:
-    job, teacher = Job(tmp_path, [str(number) for number in range(20)]), Scripted()
+    job, teacher = Job(tmp_path, [str(number) for number in range(20)]), Scripted(together=5)
     job.run(teacher, Pace(5, None))
     assert teacher.most == 5
 

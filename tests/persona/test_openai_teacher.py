@@ -57,7 +57,7 @@ def running(status: int, body: str, headers: dict[str, str] | None = None, wait:
         thread.join()
 
 
-def ask(server: Any, key: str | None = KEY, timeout: float = 5) -> list[str]:
+def ask(server: Any, key: str | None = KEY, timeout: float = 100) -> list[str]:
     async def collect() -> list[str]:
         address = f"http://127.0.0.1:{server.server_port}/v1/"
         teacher = OpenAITeacher(address, "tiny", key, Drawing(0.2, 9), timeout=timeout)
@@ -134,7 +134,7 @@ def test_the_server_says_when_to_come_back() -> None:
 
 
 def test_silence_and_a_dead_port_are_worth_another_try() -> None:
-    with running(200, event("a", "stop"), wait=5) as server, pytest.raises(TryAgain, match=r"silence for 0.1 s"):
-        ask(server, timeout=0.1)
+    with running(200, event("a", "stop"), wait=200) as server, pytest.raises(TryAgain, match=r"silence for 0.5 s"):
+        ask(server, timeout=0.5)
     with pytest.raises(TryAgain, match="cannot be reached"):
         ask(server)
