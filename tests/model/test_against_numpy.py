@@ -1,4 +1,7 @@
-"""Losses and gradients for windows, lengths and blocks that divide nothing, against the NumPy twin in float64."""
+"""Losses and gradients for windows, lengths and blocks that divide nothing, against the NumPy twin in float64.
+
+MindSpore runs the operators of most cases one by one; test_golden.py compiles a whole model's loss and gradients.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ def small_config(window: int, **changes: Any) -> SparkConfig:
     return SparkConfig(**(shape | changes))
 
 
+@pytest.mark.usefixtures("operator_by_operator")
 @pytest.mark.parametrize(("window", "batch", "tokens"), [(1, 3, 13), (7, 1, 23), (16, 3, 21), (23, 1, 23)])
 def test_loss_and_gradients_equal_numpy(window: int, batch: int, tokens: int) -> None:
     config = small_config(window)
@@ -86,6 +90,7 @@ def random_inputs(batch: int, tokens: int, spread: float = 2.0) -> list[Array]:
     return [spread * rng.standard_normal((batch, 3, tokens, 8)) for _ in range(4)]
 
 
+@pytest.mark.usefixtures("operator_by_operator")
 @pytest.mark.parametrize(
     ("window", "batch", "tokens", "block"),
     [
@@ -105,6 +110,7 @@ def test_attention_in_blocks_and_its_gradients_equal_numpy(window: int, batch: i
         np.testing.assert_allclose(ours, theirs, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.usefixtures("operator_by_operator")
 @pytest.mark.parametrize("window", [5, 11, 99])
 def test_plain_attention_in_two_halves_and_its_gradients_equal_numpy(
     window: int, monkeypatch: pytest.MonkeyPatch
@@ -117,6 +123,17 @@ def test_plain_attention_in_two_halves_and_its_gradients_equal_numpy(
         np.testing.assert_allclose(ours, theirs, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("backend", ["blocked", "plain"])
+def test_graphs_of_attention_equal_numpy_as_operators_alone_do(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph of each kind, for it takes seconds to compile."""
+    monkeypatch.setattr(plain, "HALVED_TOKENS", 16)
+    config, inputs = small_config(7), random_inputs(2, 23)
+    found = compiled(SmallBlocks(config, 5) if backend == "blocked" else plain.PlainAttention(config))(*inputs)
+    for ours, theirs in zip(found, numpy_attention_and_gradients(*inputs, 7), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.usefixtures("operator_by_operator")
 def test_scores_far_apart_neither_overflow_nor_pass_the_mask() -> None:
     """With scores in the thousands the mask, -6e4, still outweighs them."""
     inputs = random_inputs(2, 11, spread=30.0)
@@ -126,6 +143,7 @@ def test_scores_far_apart_neither_overflow_nor_pass_the_mask() -> None:
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.usefixtures("operator_by_operator")
 def test_blocks_shrink_to_keep_their_scores_in_bounds_and_the_numbers_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
