@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -216,12 +215,24 @@ def command(model: Path, *arguments: object) -> list[str]:
     return [sys.executable, "-m", "spark13b", "infer", "--load", str(model), *map(str, arguments)]
 
 
-def wait_for_lines(path: Path, count: int) -> Iterator[None]:
-    until = time.monotonic() + 60
-    while not path.exists() or path.read_text().count("\n") < count:
-        assert time.monotonic() < until
-        time.sleep(0.005)
-        yield
+# the command, which sends itself a signal when so many answers have been kept
+DYING = """
+import os, sys
+from spark13b.cli.main import run
+from spark13b.infer.journal import Journal
+
+add, left = Journal.add, int(sys.argv[1])
+
+def add_and_die(self, *answer):
+    global left
+    add(self, *answer)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), int(sys.argv[2]))
+
+Journal.add = add_and_die
+sys.exit(run(sys.argv[3:]))
+"""
 
 
 def test_killed_twice_in_a_file_of_200_and_run_again_every_prompt_is_answered_once_in_order(
@@ -232,17 +243,14 @@ def test_killed_twice_in_a_file_of_200_and_run_again_every_prompt_is_answered_on
     arguments = ("--prompt-file", two_hundred, "--output", output, "--max-new-tokens", 8)
     done = 0
     for sent in (signal.SIGKILL, signal.SIGINT):
-        process = subprocess.Popen(command(model, *arguments), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-        for _ in wait_for_lines(journal, done + 12):
-            pass
-        process.send_signal(sent)
-        _, said = process.communicate()
+        dying = [sys.executable, "-c", DYING, "12", str(sent.value), *command(model, *arguments)[3:]]
+        process = subprocess.run(dying, env=ENVIRONMENT, capture_output=True, text=True)
         assert not output.exists()
         lines = journal.read_text().splitlines()
-        assert done < len(lines) - 1 < 200
+        assert len(lines) - 1 == done + 12
         if sent == signal.SIGINT:
             assert process.returncode == 1
-            assert "the same command goes on from there" in said
+            assert "the same command goes on from there" in process.stderr
         done = len(lines) - 1
     code, _, err = infer(*arguments)
     assert code == 0
