@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from model.golden_config import golden_config
 
@@ -18,6 +19,12 @@ from model.golden_config import golden_config
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")
 # The processes that tests start would compile all our modules again, an eighth of a second each time
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# The same examples everywhere, however long a machine takes over one or over drawing it
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.load_profile("steady")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # any test may come first there, and MindSpore's context must
     from spark13b.model.device import device
