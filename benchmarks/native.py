@@ -31,7 +31,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from ctypes import CFUNCTYPE, c_char_p, c_int, c_void_p
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,7 @@ from typing import Any
 import numpy as np
 from sides import SIZES, THREADS, OtherPrograms, Side, Size, answering, llama, spark_config, wait_for_quiet, worker
 
-# as wide as other benchmarks', but for 2112: rows of int4 are multiples of 128
-USUAL = replace(SIZES["120m"], ffn=2176)
+USUAL = SIZES["120m"]
 ONE_B = Size("1b", layers=16, hidden=2048, heads=16, ffn=5632, vocabulary=32000, batch=1)
 SMALL = Size("quick", layers=2, hidden=256, heads=2, ffn=768, vocabulary=1000, batch=1)
 PROMPTS = (512, 4096)

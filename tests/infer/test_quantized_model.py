@@ -51,7 +51,10 @@ def load(run: Path, quantized: Path, *assignments: str) -> Session:
 def test_prompts_and_steps_have_the_logits_of_what_the_weights_stand_for(
     run: Path, quantized: Path, kind: str, native_library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With bfloat16 prompts are read in products of bfloat16, and caches are rounded: 8 bits of the logits' size."""
+    """Steps round inputs to 16 bits, where the processor multiplies whole numbers.
+
+    With bfloat16 prompts are read in products of bfloat16, and caches are rounded: 8 bits of the logits' size.
+    """
     monkeypatch.setattr(loading, "find_library", lambda: Found(native_library, ""))
     model = load(run, quantized, f"model.compute_type={kind}").model
     assert isinstance(model, NativeModel)
@@ -64,11 +67,11 @@ def test_prompts_and_steps_have_the_logits_of_what_the_weights_stand_for(
     ids = np.random.default_rng(0).integers(0, 8000, 90).tolist()
     expected = twin.logits(np.array([ids]))[0]
     decoder = make_decoder(model, 64, 0, 40)
-    tolerance = 2e-3 if kind == "float32" else 0.02 * np.abs(expected).max()
+    tolerance, of_step = (2e-3, 1e-2) if kind == "float32" else [0.02 * np.abs(expected).max()] * 2
     for start in (0, 40):
         np.testing.assert_allclose(decoder.read(ids[start : start + 40], start), expected[start + 39], atol=tolerance)
     for at in range(80, 90):
-        np.testing.assert_allclose(decoder.step([READING], [ids[at]], [at])[0], expected[at], atol=tolerance)
+        np.testing.assert_allclose(decoder.step([READING], [ids[at]], [at])[0], expected[at], atol=of_step)
 
 
 def test_without_the_library_mindspore_computes_with_what_the_weights_stand_for(

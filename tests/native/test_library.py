@@ -17,7 +17,7 @@ from spark13b.native import library as library_module
 from spark13b.native.build import BuildError, build, library_name
 from spark13b.native.library import Library, Weights, addresses_of, find_library, thread_count
 from spark13b.native.matrix import BFLOAT16, Matrix
-from spark13b.native.packing import dequantize, quantize
+from spark13b.native.packing import LEVELS, dequantize, quantize
 
 
 def as_stored(weights: np.ndarray, stored: str) -> Matrix:
@@ -84,6 +84,12 @@ def grown(texts: Texts, ids: np.ndarray, **more: int) -> np.ndarray:
     return np.stack(steps, axis=1)
 
 
+def sets_of_instructions(library: Library) -> list[dict[str, int]]:
+    """Arguments of a step that choose each set of instructions, with and without those for whole numbers."""
+    levels = [{"level": level, "vnni": False} for level in range(library.level + 1)]
+    return levels + ([{"level": library.level, "vnni": True}] if library.vnni else [])
+
+
 def random_ids(count: int, length: int) -> np.ndarray:
     return np.random.default_rng(length).integers(0, 37, (count, length))
 
@@ -124,8 +130,83 @@ def test_weights_of_every_type_are_widened_exactly_and_all_sums_are_float32(
         texts = Texts(native_library, 9, stored=stored, **shape)
         ids = random_ids(9, 12)
         expected = texts.twin.logits(ids)
-        for level in range(native_library.level + 1):
-            np.testing.assert_allclose(grown(texts, ids, level=level), expected, atol=1e-4)
+        for instructions in sets_of_instructions(native_library):
+            # whole numbers: inputs have 16 bits, and these random logits of up to 13 lose 1/2000 of it
+            tolerance = 1e-2 if instructions["vnni"] and "-" in stored else 1e-4
+            np.testing.assert_allclose(grown(texts, ids, **instructions), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_whole_numbers_lose_the_rounding_of_inputs_to_16_bits_and_nothing_else(
+    native_library: Library, bits: int, group: int
+) -> None:
+    """From the bytes alone, by the formulas of weights.h and vnni.h.
+
+    Sums of a group are exact, those of groups float32's.
+    """
+    if not native_library.vnni:
+        pytest.skip("this processor has no VNNI")
+    rng = np.random.default_rng(group)
+    for outputs, inputs, texts in (
+        (1, group, 1),
+        (15, 3 * group, 2),
+        (16, group, 3),
+        (33, 2 * group, 4),
+        (70, 5 * group, 9),
+    ):
+        width = inputs if bits == 8 else inputs // 2
+        array = rng.integers(0, 256, (outputs, width), np.uint8)
+        scales = rng.standard_normal((outputs, inputs // group)).astype(BFLOAT16)
+        matrix = Matrix(array.view(np.int8) if bits == 8 else array, scales, group)
+        x = (rng.standard_normal((texts, inputs)) * rng.choice([1e-6, 1, 1e4], (1, inputs))).astype(np.float32)
+        bias, out = (rng.standard_normal(shape).astype(np.float32) for shape in (outputs, (texts, outputs)))
+        before = out.copy()
+        native_library.product(matrix, x, out, threads=2, bias=bias, adds=True)
+        wholes, units = rounded_inputs(x, group)
+        levels, factors = read_strips(array.ravel(), scales.ravel(), outputs, inputs, group, bits)
+        sums = np.einsum("tgi,ogi->tog", wholes, levels).astype(np.float32)
+        terms = sums * (factors[None] * units[:, None]).astype(np.float64)
+        bound = 2e-7 * (np.abs(terms).sum(axis=-1) + np.abs(bias) + np.abs(before)) * (inputs // group)
+        assert (np.abs(out - (terms.sum(axis=-1) + bias + before)) <= bound).all()
+
+
+def rounded_inputs(x: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N, inputs) float32 -> whole numbers (N, groups, group) as int64, and their units (N, groups)."""
+    groups = x.reshape(len(x), -1, group)
+    largest = np.abs(groups).max(axis=2)
+    return np.rint(groups * (np.float32(32512) / largest)[..., None]).astype(np.int64), largest / np.float32(32512)
+
+
+def read_strips(
+    data: np.ndarray, scales: np.ndarray, outputs: int, inputs: int, group: int, bits: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes in strips, and scales -> levels (outputs, groups, group) int64, scales (outputs, groups) float32."""
+    levels, factors = np.empty((outputs, inputs), np.int64), np.empty((outputs, inputs // group), np.float32)
+    taken = 8 if bits == 4 else 4  # inputs of a row that lie together
+    for o in range(outputs):
+        first = o // 16 * 16
+        height = min(16, outputs - first)
+        factors[o] = scales[first * (inputs // group) :][o - first :: height][: inputs // group]
+        for i in range(inputs):
+            byte = int(data[first * inputs * bits // 8 + (i // taken * height + o - first) * 4 + i % 4])
+            if bits == 8:
+                levels[o, i] = byte - 256 * (byte > 127)
+            else:
+                levels[o, i] = LEVELS[byte >> 4 if i % 8 > 3 else byte & 15]
+    return levels.reshape(outputs, -1, group), factors
+
+
+def test_inputs_that_are_no_numbers_make_outputs_nan_and_zeros_stay_zeros(native_library: Library) -> None:
+    matrix = as_stored(np.random.default_rng(0).standard_normal((20, 128)), "int4-64")
+    x = np.zeros((5, 128), np.float32)
+    x[1, 3], x[2, 100], x[3, 64], x[4, 7] = np.inf, np.nan, -np.inf, 1e-38
+    for instructions in sets_of_instructions(native_library):
+        out = np.empty((5, 20), np.float32)
+        native_library.product(matrix, x, out, threads=1, **instructions)  # type: ignore[arg-type]
+        assert not np.isfinite(out[1:4]).any()
+        np.testing.assert_array_equal(out[0], 0)
+        np.testing.assert_allclose(out[4], 0, atol=1e-36)
 
 
 @pytest.mark.parametrize("stored", ["float32", *TYPES])
@@ -134,10 +215,10 @@ def test_a_text_has_the_same_bits_alone_in_company_and_with_two_threads_whatever
 ) -> None:
     texts = Texts(native_library, 9, stored=stored, vocab_size=301, **WHOLE)
     ids = random_ids(9, 3)
-    for level in range(native_library.level + 1):
-        together = grown(texts, ids, level=level, threads=2)
+    for instructions in sets_of_instructions(native_library):
+        together = grown(texts, ids, **instructions, threads=2)
         for count in range(1, 9):
-            np.testing.assert_array_equal(grown(texts, ids[:count], level=level), together[:count])
+            np.testing.assert_array_equal(grown(texts, ids[:count], **instructions), together[:count])
 
 
 @pytest.mark.parametrize("hidden", [96, 192])  # one piece of work for a product, and several

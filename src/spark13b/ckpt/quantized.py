@@ -1,8 +1,9 @@
 """Files of quantised weights: int8 or int4 with scales, as 'spark13b ckpt quantize' writes them.
 
 A weight `NAME` is two tensors: `NAME`, int8 (outputs, inputs) or uint8 (outputs, inputs / 2) with two weights a byte,
-and `NAME.scales`, bfloat16 (outputs, inputs / group); native/packing.py says what they mean. The file's metadata hold,
-under `quantized`, a `Card` as JSON: bits and group of each such weight. All else is as in every checkpoint.
+and `NAME.scales`, bfloat16 (outputs, inputs / group), both in strips of rows; native/packing.py says what they mean.
+The file's metadata hold, under `quantized`, a `Card` as JSON: bits and group of each such weight. All else is as in
+every checkpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from spark13b.ckpt.streams import blocks_of
 from spark13b.ckpt.tensors import Checkpoint, TensorInfo
 from spark13b.errors import InputError
 from spark13b.native.matrix import Matrix
-from spark13b.native.packing import dequantize, fits
+from spark13b.native.packing import STRIP, dequantize, fits
 
 KEY = "quantized"
 SCALES = ".scales"
@@ -47,7 +48,7 @@ class Card(BaseModel):
     """What a file says about its quantised weights."""
 
     model_config = ConfigDict(extra="forbid")
-    version: Literal[1] = 1
+    version: Literal[2] = 2  # 1 had rows one after the other
     tensors: dict[str, Choice]
 
     def metadata(self) -> dict[str, str]:
@@ -94,7 +95,7 @@ class QuantizedCheckpoint(Checkpoint):
         info, choice = self.stored.infos[name], self.choices[name]
         scales = self.stored.read(name + SCALES)
         width = info.shape[1]
-        rows = max(1, PIECE // (4 * self.infos[name].shape[1]))
+        rows = max(1, PIECE // (4 * self.infos[name].shape[1]) // STRIP) * STRIP
         done = 0
         for block in blocks_of(self.stored.pieces(name), rows * width):
             array = np.frombuffer(block, info.dtype).reshape(-1, width)
@@ -122,6 +123,12 @@ def with_own_weights(stored: Checkpoint) -> Checkpoint:
     try:
         card = Card.model_validate_json(stored.metadata[KEY])
     except (ValidationError, TypeError) as error:
+        if isinstance(error, ValidationError) and any(
+            one["loc"] == ("version",) and one["input"] == 1 for one in error.errors()
+        ):
+            what = "the weights were quantised by an older spark13b, which packed them in another order"
+            fix = "quantise the original again with 'spark13b ckpt quantize'"
+            raise InputError(what, where=stored.path, fix=fix) from None
         detail = f": {error.errors()[0]['msg']}" if isinstance(error, ValidationError) else ""
         raise _broken(stored, f"what it says about its weights cannot be read{detail}") from error
     scales = {name + SCALES for name in card.tensors}
@@ -139,7 +146,7 @@ def _checked(stored: Checkpoint, name: str, choice: Choice) -> TensorInfo:
         raise _broken(stored, f"tensor '{name}' or its scales are missing")
     inputs = array.shape[-1] * (1 if choice.bits == 8 else 2) if array.shape else 0
     shape = (*array.shape[:-1], inputs)
-    if len(shape) != 2 or not prod(shape) or not fits(inputs, choice.bits, choice.group):
+    if len(shape) != 2 or not prod(shape) or not fits(inputs, choice.group):
         raise _broken(stored, f"tensor '{name}' of shape {list(array.shape)} is not {choice}")
     if choice.stored(name, shape) != (array, scales):
         what = f"tensor '{name}' is {array.dtype.name} {list(array.shape)} with scales {scales.dtype.name}"

@@ -23,7 +23,7 @@ from spark13b.ckpt.torch_names import with_own_names
 from spark13b.errors import InputError
 from spark13b.model.names import is_embedding
 from spark13b.native.matrix import Matrix
-from spark13b.native.packing import GROUPS, LARGEST, fits, quantize
+from spark13b.native.packing import GROUPS, LARGEST, STRIP, fits, quantize
 from spark13b.progress import SILENT, Progress
 
 _BLOCK = 4 << 20  # bytes of float32 that are rounded by one thread at once
@@ -67,7 +67,7 @@ class Wanted:
         """How a weight is quantised, or None when it is not."""
         bits = self.embedding_bits if is_embedding(info.name) else self.bits
         kept = any(fnmatchcase(info.name, pattern) for pattern in self.keep)
-        if len(info.shape) != 2 or kept or bits not in (8, 4) or not fits(info.shape[1], bits, self.group):
+        if len(info.shape) != 2 or kept or bits not in (8, 4) or not fits(info.shape[1], self.group):
             return None
         return Choice.model_validate({"bits": bits, "group": self.group})
 
@@ -163,7 +163,7 @@ class _Rounding:
     def _rounded(self) -> Iterator[Matrix]:
         """Blocks of rows, as many at once as there are cores: NumPy lets other threads run meanwhile."""
         inputs = self.info.shape[1]
-        rows = max(1, _BLOCK // (4 * inputs))
+        rows = max(1, _BLOCK // (4 * inputs) // STRIP) * STRIP
         cores = len(os.sched_getaffinity(0))
         waiting: deque[Future[Matrix]] = deque()
         with ThreadPoolExecutor(cores) as pool:

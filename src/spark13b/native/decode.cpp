@@ -8,7 +8,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <new>
+#include <optional>
 #include <vector>
 
 #include "arithmetic.h"
@@ -19,7 +21,7 @@
 
 namespace {
 
-// One product and its pieces of work: outputs whose weights are 128 KB, which a core reads in about 10 us.
+// One product and its pieces of work: outputs whose weights are 128 KB, which a core reads in about 10 us, in whole strips.
 struct Product {
     const Matrix& w;
     const float* bias;
@@ -30,11 +32,55 @@ struct Product {
           bias(bias),
           outputs(outputs),
           inputs(inputs),
-          size(std::max({int64_t{1}, (int64_t{1} << 20) / (inputs * bits_of(w.type)), outputs >> 19})),
+          size((std::max((int64_t{1} << 20) / (inputs * bits_of(w.type)), outputs >> 19) / kStrip + 1) * kStrip),
           count((outputs + size - 1) / size) {}
 
     int64_t begin(int64_t piece) const { return piece * size; }
     int64_t end(int64_t piece) const { return std::min(outputs, (piece + 1) * size); }
+};
+
+// Rows that products of the same step read: as they are and, where `wanted`, rounded for each group that their weights have.
+class Inputs {
+  public:
+    Inputs(const Arithmetic& run, int64_t texts, int64_t most, bool wanted) : run_(run), texts_(texts), wanted_(wanted) {
+        if (wanted) memory_.resize(kKinds * (room_ = texts * rounded_size(most, kLeast) / sizeof(float)));
+    }
+
+    // From here on: x (texts, in), of products with the matrices `of`.
+    void take(const float* x, int64_t in, std::initializer_list<const Matrix*> of) {
+        x_ = x;
+        in_ = in;
+        for (const float*& rounded : rounded_) rounded = nullptr;
+        for (const Matrix* w : of) {
+            if (!wanted_ || w->group == 0 || rounded_[kind(*w)]) continue;
+            float* room = memory_.data() + kind(*w) * room_;
+            run_.round_rows(x, texts_, in, w->group, reinterpret_cast<int8_t*>(room));
+            rounded_[kind(*w)] = room;
+        }
+    }
+
+    // The outputs `begin` to `end` of a product with one of them.
+    void multiply(const Product& of, bool adds, float* y, int64_t begin, int64_t end) const {
+        if (wanted_ && of.w.group != 0)
+            run_.linear_of_rounded(of.w, of.bias, reinterpret_cast<const int8_t*>(rounded_[kind(of.w)]), texts_, in_, adds,
+                                   y, of.outputs, begin, end);
+        else
+            run_.linear(of.w, of.bias, x_, texts_, in_, adds, y, of.outputs, begin, end);
+    }
+
+  private:
+    static constexpr int kKinds = 3, kLeast = 32;  // groups are 32, 64 and 128
+
+    static int kind(const Matrix& w) { return w.group / 64; }
+
+    const Arithmetic& run_;
+    const int64_t texts_;
+    const bool wanted_;
+    int64_t room_ = 0;
+    std::vector<float> memory_;
+    const float* rounded_[kKinds] = {};
+    const float* x_ = nullptr;
+    int64_t in_ = 0;
 };
 
 // Rotate one head's row in place, (x, y) halves by cos and sin (size), the first half of sin negative; and scale it.
@@ -52,6 +98,7 @@ void turn(float* row, const float* cos, const float* sin, int64_t size, float sc
 extern "C" {
 
 EXPORTED int spark_level() { return best_level(); }
+EXPORTED int spark_vnni() { return has_vnni(); }
 
 // The compiler's name and version.
 EXPORTED const char* spark_compiler() {
@@ -62,13 +109,33 @@ EXPORTED const char* spark_compiler() {
 #endif
 }
 
+// One product of a step, for tests and measurements: y (texts, outputs) = x (texts, in) W^T + bias, or y += that. -> 0, 1 for
+// an argument out of its range, 2 when there is no memory.
+EXPORTED int spark_decode_product(const Matrix* w, const float* bias, const float* x, int64_t texts, int64_t in, int adds,
+                                  float* y, int threads, int level, int vnni) {
+    if (texts < 1 || threads < 1 || level > best_level()) return 1;
+    try {
+        Pool::Turn pool(Pool::of_process(), threads);
+        Inputs inputs(arithmetic(level), texts, in, vnni && level >= 2 && has_vnni());
+        const Product product(*w, bias, w->outputs, in);
+        inputs.take(x, in, {w});
+        pool.share(product.count, [&](int64_t piece, int) {
+            inputs.multiply(product, adds != 0, y, product.begin(piece), product.end(piece));
+        });
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 2;
+    }
+}
+
 // matrices, vectors: see Parameters. cos, sin: (positions, D), the first half of sin negative. rings: of each text, of each
-// layer, keys and values (H * slots, D) of `ring_type`, kFloat32 or kBfloat16. logits: (texts, vocabulary).
+// layer, keys and values (H * slots, D) of `ring_type`, kFloat32 or kBfloat16. logits: (texts, vocabulary). vnni: whether whole
+// numbers are multiplied where the processor can.
 // -> 0, 1 for an argument out of its range, 2 when there is no memory for the activations.
 EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, const float* const* vectors,
                                const float* cos, const float* sin, int64_t texts, int64_t slots, const int32_t* ids,
                                const int32_t* positions, void* const* rings, int32_t ring_type, float* logits, int threads,
-                               int level) {
+                               int level, int vnni) {
     const int64_t hidden = shape->hidden, heads = shape->heads, mlp = shape->mlp, vocabulary = shape->vocabulary;
     if (texts < 1 || slots < 1 || threads < 1 || hidden < 1 || heads < 1 || hidden % heads || level > best_level())
         return 1;
@@ -82,7 +149,9 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
     Pool::Turn pool(Pool::of_process(), threads);
     std::vector<float> memory, all_scores;
     const int64_t room = slots + 16;  // of a thread's scores; vectors of up to 16 reach beyond the last slot
+    std::optional<Inputs> inputs;
     try {
+        inputs.emplace(run, texts, std::max(hidden, mlp), vnni && level >= 2 && has_vnni());
         memory.resize(texts * (6 * hidden + 2 * mlp));
         all_scores.resize(pool.workers() * room);
     } catch (const std::bad_alloc&) {
@@ -97,12 +166,10 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
         for (int64_t t = 0; t < texts; ++t)
             run.layer_norm(x + t * hidden, gamma, beta, hidden, shape->epsilon, h + t * hidden);
     };
-    const auto compute = [&](const Product& of, const float* from, bool adds, float* to, int64_t begin, int64_t end) {
-        run.linear(of.w, of.bias, from, texts, of.inputs, adds, to, of.outputs, begin, end);
-    };
     const auto share = [&](const Product& of, const float* from, bool adds, float* to) {
+        inputs->take(from, of.inputs, {&of.w});
         pool.share(of.count, [&](int64_t piece, int) {
-            compute(of, from, adds, to, of.begin(piece), of.end(piece));
+            inputs->multiply(of, adds, to, of.begin(piece), of.end(piece));
         });
     };
 
@@ -114,12 +181,13 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
         const Product products[3] = {{matrix.q, vector.q_bias, hidden, hidden},
                                      {matrix.k, vector.k_bias, hidden, hidden},
                                      {matrix.v, vector.v_bias, hidden, hidden}};
+        inputs->take(h, hidden, {&matrix.q, &matrix.k, &matrix.v});
         const int64_t until_k = products[0].count, until_v = until_k + products[1].count;
         pool.share(until_v + products[2].count, [&](int64_t piece, int) {
             const int which = (piece >= until_k) + (piece >= until_v);
             const int64_t part = piece - (which == 0 ? 0 : which == 1 ? until_k : until_v);
             const Product& of = products[which];
-            compute(of, h, false, qkv[which], of.begin(part), of.end(part));
+            inputs->multiply(of, false, qkv[which], of.begin(part), of.end(part));
         });
         pool.share(texts * heads, [&](int64_t unit, int worker) {
             const int64_t t = unit / heads, head = unit % heads, position = positions[t];
@@ -137,10 +205,11 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
 
         norm(vector.mlp_norm_gamma, vector.mlp_norm_beta);
         const Product gates(matrix.gate, vector.gate_bias, mlp, hidden), values(matrix.up, vector.up_bias, mlp, hidden);
+        inputs->take(h, hidden, {&matrix.gate, &matrix.up});
         pool.share(gates.count, [&](int64_t piece, int) {
             const int64_t begin = gates.begin(piece), end = gates.end(piece);
-            compute(gates, h, false, gate, begin, end);
-            compute(values, h, false, up, begin, end);
+            inputs->multiply(gates, false, gate, begin, end);
+            inputs->multiply(values, false, up, begin, end);
             for (int64_t t = 0; t < texts; ++t)
                 run.gated_gelu(gate + t * mlp + begin, up + t * mlp + begin, end - begin);
         });

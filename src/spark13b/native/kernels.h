@@ -32,41 +32,51 @@ KERNEL static inline void dots_of_rows(const Matrix& w, const float* x, int64_t 
     for (; o < end; ++o) dots<Stored, 1, TEXTS>(w, o, x, in, bias, adds, y, y_stride);
 }
 
-// Weights are read from memory once for all texts: in pieces that stay in the second cache.
-template <class Stored>
-KERNEL static void linear_of(const Matrix& w, const float* bias, const float* x, int64_t texts, int64_t in, bool adds,
-                             float* y, int64_t y_stride, int64_t begin, int64_t end) {
-    const int64_t piece = texts <= 8 ? end - begin : std::max<int64_t>(8, (1 << 21) / (in * bits_of(w.type)));
+// work(text, count, from, to) for the texts by eights and less, for outputs in pieces that stay in the second cache, of multiples
+// of `least`: weights are read from memory once for all texts. `count` is a number by its type.
+template <class Work>
+KERNEL static inline void for_texts(const Matrix& w, int64_t texts, int64_t in, int64_t least, int64_t begin, int64_t end,
+                                    const Work& work) {
+    const int64_t some = std::max<int64_t>(1, (1 << 21) / (in * bits_of(w.type)) / least) * least;
+    const int64_t piece = texts <= 8 ? end - begin : some;
     for (int64_t o = begin; o < end; o += piece) {
         const int64_t stop = std::min(end, o + piece);
         for (int64_t t = 0, now; t < texts; t += now) {
-            const float* from = x + t * in;
-            float* to = y + t * y_stride;
             now = texts - t >= 8 ? 8 : std::min<int64_t>(4, texts - t);  // more sizes would double the library
             switch (now) {
-                case 1: dots_of_rows<Stored, 1>(w, from, in, bias, adds, to, y_stride, o, stop); break;
-                case 2: dots_of_rows<Stored, 2>(w, from, in, bias, adds, to, y_stride, o, stop); break;
-                case 3: dots_of_rows<Stored, 3>(w, from, in, bias, adds, to, y_stride, o, stop); break;
-                case 4: dots_of_rows<Stored, 4>(w, from, in, bias, adds, to, y_stride, o, stop); break;
-                default: dots_of_rows<Stored, 8>(w, from, in, bias, adds, to, y_stride, o, stop);
+                case 1: work(t, std::integral_constant<int, 1>(), o, stop); break;
+                case 2: work(t, std::integral_constant<int, 2>(), o, stop); break;
+                case 3: work(t, std::integral_constant<int, 3>(), o, stop); break;
+                case 4: work(t, std::integral_constant<int, 4>(), o, stop); break;
+                default: work(t, std::integral_constant<int, 8>(), o, stop);
             }
         }
     }
 }
 
-// y = x W^T + b, or y += that, for the outputs `begin` to `end`: W (outputs, in), x (texts, in), y (texts, y_stride).
+#include "strips.h"
+#if LEVEL >= 2
+#include "vnni.h"
+#endif
+
+template <class Stored>
+KERNEL static void linear_of(const Matrix& w, const float* bias, const float* x, int64_t texts, int64_t in, bool adds,
+                             float* y, int64_t y_stride, int64_t begin, int64_t end) {
+    for_texts(w, texts, in, 8, begin, end, [&](int64_t t, auto count, int64_t from, int64_t to) KERNEL {
+        dots_of_rows<Stored, decltype(count)::value>(w, x + t * in, in, bias, adds, y + t * y_stride, y_stride, from, to);
+    });
+}
+
+// y = x W^T + b, or y += that, for the outputs `begin` to `end`: W (outputs, in), x (texts, in), y (texts, y_stride). Of int8 and
+// int4 both are multiples of kStrip, or `end` is the last.
 KERNEL static void linear(const Matrix& w, const float* bias, const float* x, int64_t texts, int64_t in, bool adds,
                           float* y, int64_t y_stride, int64_t begin, int64_t end) {
+    const FloatRows rows = {x};
     switch (w.type) {
         case kFloat32: linear_of<StoredNumbers<float>>(w, bias, x, texts, in, adds, y, y_stride, begin, end); break;
         case kBfloat16: linear_of<StoredNumbers<uint16_t>>(w, bias, x, texts, in, adds, y, y_stride, begin, end); break;
-        case kInt8: linear_of<StoredInt8>(w, bias, x, texts, in, adds, y, y_stride, begin, end); break;
-        case kInt4:
-            if (LEVEL == 2 && w.group == 64)  // the usual one
-                linear_of<StoredInt4<LEVEL == 2 ? 64 : 0>>(w, bias, x, texts, in, adds, y, y_stride, begin, end);
-            else
-                linear_of<StoredInt4<0>>(w, bias, x, texts, in, adds, y, y_stride, begin, end);
-            break;
+        case kInt8: linear_of_strips<QuadsInt8>(w, bias, rows, texts, in, adds, y, y_stride, begin, end); break;
+        case kInt4: linear_of_strips<QuadsInt4>(w, bias, rows, texts, in, adds, y, y_stride, begin, end); break;
     }
 }
 
@@ -75,8 +85,8 @@ KERNEL static void row(const Matrix& w, int64_t which, int64_t in, float* out) {
     switch (w.type) {
         case kFloat32: StoredNumbers<float>::row(w, which, in, out); break;
         case kBfloat16: StoredNumbers<uint16_t>::row(w, which, in, out); break;
-        case kInt8: StoredInt8::row(w, which, in, out); break;
-        case kInt4: StoredInt4<0>::row(w, which, in, out); break;
+        case kInt8: row_of_strip<QuadsInt8>(w, which, in, out); break;
+        case kInt4: row_of_strip<QuadsInt4>(w, which, in, out); break;
     }
 }
 
@@ -99,7 +109,7 @@ KERNEL static void gated_gelu(float* gate, const float* value, int64_t count) {
 template <class Element>
 KERNEL static void attend_of(const float* q, const Element* keys, const Element* values, int64_t count, int64_t size,
                              float* scores, float* out) {
-    const Matrix rows = {keys, nullptr, kFloat32, 0};
+    const Matrix rows = {keys, nullptr, kFloat32, 0, count};
     int64_t s = 0;
     for (; s + 4 <= count; s += 4)
         dots<StoredNumbers<Element>, 4, 1>(rows, s, q, size, nullptr, false, scores, 1);
@@ -150,4 +160,8 @@ KERNEL static void layer_norm(const float* x, const float* gamma, const float* b
     for (int64_t i = 0; i < size; ++i) out[i] = (x[i] - mean) * factor * gamma[i] + beta[i];
 }
 
-static const Kernels kernels = {linear, row, gated_gelu, attend, layer_norm};
+#if LEVEL >= 2
+static const Kernels kernels = {linear, row, gated_gelu, attend, layer_norm, round_rows, linear_of_rounded};
+#else
+static const Kernels kernels = {linear, row, gated_gelu, attend, layer_norm, nullptr, nullptr};
+#endif

@@ -18,3 +18,12 @@ inline int best_level() {
 #endif
     return 0;
 }
+
+// Whether a processor with AVX-512 has its instructions for products of bytes, too.
+inline bool has_vnni() {
+#ifdef __x86_64__
+    return best_level() >= 2 && __builtin_cpu_supports("avx512vnni");
+#else
+    return false;
+#endif
+}

@@ -33,6 +33,7 @@ class _Matrix(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("data", "scales")),
         *((name, ctypes.c_int32) for name in ("type", "group")),
+        ("outputs", ctypes.c_int64),
     ]
 
 
@@ -101,10 +102,14 @@ class Library:
         loaded.spark_compiler.restype = ctypes.c_char_p
         self.compiler: str = loaded.spark_compiler().decode()
         self.level: int = loaded.spark_level()
+        self.vnni = bool(loaded.spark_vnni())  # whether int8 and int4 weights are multiplied by whole numbers
         self._step = loaded.spark_decode_step
         pointer, number, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-        self._step.argtypes = [*[pointer] * 5, number, number, *[pointer] * 3, small, pointer, small, small]
+        self._step.argtypes = [*[pointer] * 5, number, number, *[pointer] * 3, small, pointer, *[small] * 3]
         self._step.restype = small
+        self._product = loaded.spark_decode_product
+        self._product.argtypes = [*[pointer] * 3, number, number, small, pointer, *[small] * 3]
+        self._product.restype = small
         self._prefill = loaded.spark_prefill
         self._prefill.argtypes = [
             *[pointer] * 5,
@@ -139,11 +144,13 @@ class Library:
         threads: int,
         halves: bool = False,
         level: int | None = None,
+        vnni: bool = True,
     ) -> np.ndarray:
         """A token of each text, `ids` (N,) at `positions` (N,), both int32 -> logits (N, V) float32 after each.
 
         `rings` (N, layers, 2): where the keys and values of a text lie, (H*slots, D) each, see `addresses_of`: float32,
-        with `halves` bfloat16; the token's own are written there. `level`: of LEVELS; the best by default. Raises
+        with `halves` bfloat16; the token's own are written there. `level`: of LEVELS; the best by default. `vnni`:
+        int8 and int4 weights are multiplied by whole numbers where the processor can, from AVX-512 on. Raises
         ValueError for numbers out of range, JobError when memory ends.
         """
         count = len(ids)
@@ -169,12 +176,42 @@ class Library:
             logits.ctypes.data,
             threads,
             level,
+            vnni,
         )
         if status == 2:
             raise JobError("out of memory in a decode step", fix="use a smaller batch")
         if status != 0:
             raise ValueError("the native library refused the step")
         return logits
+
+    def product(
+        self,
+        matrix: Matrix,
+        x: np.ndarray,
+        out: np.ndarray,
+        *,
+        threads: int,
+        bias: np.ndarray | None = None,
+        adds: bool = False,
+        level: int | None = None,
+        vnni: bool = True,
+    ) -> None:
+        """out (N, outputs) = x (N, inputs) by `matrix` + bias, or with `adds` out += that, as in `step`.
+
+        The other arguments are those of `step`; for tests and measures. Raises ValueError for other shapes.
+        """
+        level = self.level if level is None else level
+        outputs, inputs = matrix.shape
+        _check_matrix(matrix, matrix.shape, "the matrix")
+        _check(x, (len(x), inputs), np.float32, "x")
+        _check(out, (len(x), outputs), np.float32, "out")
+        if bias is not None:
+            _check(bias, (outputs,), np.float32, "bias")
+        pointers = [None if array is None else array.ctypes.data for array in (bias, x)]
+        described = _described(matrix)
+        numbers = len(x), inputs, adds, out.ctypes.data, threads, level, vnni
+        if not 0 <= level <= self.level or self._product(ctypes.addressof(described), *pointers, *numbers) != 0:
+            raise ValueError("the native library refused the product")
 
     def prefill(
         self,
@@ -259,7 +296,7 @@ class Library:
 
     def describe(self) -> str:
         """What it is, in a few words."""
-        return f"{LEVELS[self.level]}, compiled by {self.compiler}"
+        return f"{LEVELS[self.level]}{' with VNNI' if self.vnni else ''}, compiled by {self.compiler}"
 
 
 def addresses_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -325,7 +362,7 @@ def _two(parameter: np.ndarray | Matrix, name: str) -> tuple[int, ...]:
 
 def _described(matrix: Matrix) -> _Matrix:
     scales = None if matrix.scales is None else matrix.scales.ctypes.data
-    return _Matrix(matrix.array.ctypes.data, scales, matrix.type, matrix.group)
+    return _Matrix(matrix.array.ctypes.data, scales, matrix.type, matrix.group, matrix.shape[0])
 
 
 def _check_matrix(matrix: Matrix, shape: tuple[int, ...], name: str) -> None:
@@ -342,12 +379,16 @@ def _check_matrix(matrix: Matrix, shape: tuple[int, ...], name: str) -> None:
 
 def check_quantized(matrix: Matrix, name: str) -> None:
     """Raise ValueError where the arrays of a matrix of int8 or int4 are not of one another's shape."""
-    bits = {"int8": 8, "uint8": 4}.get(matrix.array.dtype.name, 0)
-    if not bits or matrix.scales is None or matrix.array.ndim != 2 or matrix.group not in GROUPS:
+    if (
+        matrix.array.dtype not in (np.int8, np.uint8)
+        or matrix.scales is None
+        or matrix.array.ndim != 2
+        or matrix.group not in GROUPS
+    ):
         raise ValueError(f"{name} is no int8 or int4 with scales of a group of {matrix.group}")
     outputs, inputs = matrix.shape
-    if not fits(inputs, bits, matrix.group):
-        raise ValueError(f"{name} has rows of {inputs}, which {bits} bits in groups of {matrix.group} do not fit")
+    if not fits(inputs, matrix.group):
+        raise ValueError(f"{name} has rows of {inputs}, which groups of {matrix.group} do not fit")
     _check(matrix.array, matrix.array.shape, matrix.array.dtype, name)
     scales = matrix.scales
     _check(scales, (outputs, inputs // matrix.group), np.uint16 if scales.dtype == np.uint16 else BFLOAT16, name)

@@ -13,7 +13,7 @@ import numpy as np
 from spark13b.native.matrix import BFLOAT16, Matrix
 
 GROUPS = (32, 64, 128)  # inputs that may share a scale
-BLOCK = 128  # int4 weights that are packed together (stored.h)
+STRIP = 16  # rows that lie side by side (weights.h)
 LEVELS = np.array([-127, -92, -69, -51, -36, -23, -12, -1, 9, 19, 30, 42, 55, 70, 88, 111], np.int8)  # weights.h
 LARGEST = 1e30  # weights that can be rounded: products by levels stay finite
 _STRETCHES = (0.75, 0.83, 0.91, 0.99, 1.07)  # scales that are tried, of the one that reaches the largest number
@@ -23,9 +23,9 @@ _NEAREST_LEVEL = LEVELS.astype(np.float32)[_NEAREST]
 _NUMBERS = 1 << 16  # rounded at once: they stay in the processor's second cache
 
 
-def fits(inputs: int, bits: int, group: int) -> bool:
+def fits(inputs: int, group: int) -> bool:
     """Whether rows of so many inputs can be packed; the others are kept as they are."""
-    return inputs > 0 and inputs % (group if bits == 8 else BLOCK) == 0
+    return inputs > 0 and inputs % group == 0
 
 
 def quantize(weights: np.ndarray, bits: int, group: int) -> Matrix:
@@ -34,43 +34,77 @@ def quantize(weights: np.ndarray, bits: int, group: int) -> Matrix:
     Scales of 8 bits reach the largest number of their group; those of 4 bits are the best of ten by the squared error.
     """
     outputs, inputs = weights.shape
-    if bits not in (8, 4) or group not in GROUPS or not fits(inputs, bits, group):
+    if bits not in (8, 4) or group not in GROUPS or not fits(inputs, group):
         raise ValueError(f"{outputs}x{inputs} weights cannot have {bits} bits in groups of {group}")
     array = np.empty((outputs, inputs if bits == 8 else inputs // 2), np.int8 if bits == 8 else np.uint8)
     scales = np.empty((outputs, inputs // group), BFLOAT16)
-    rows = max(1, _NUMBERS // inputs)
+    rows = max(1, _NUMBERS // inputs // STRIP) * STRIP
     for start in range(0, outputs, rows):
         now = slice(start, start + rows)
         groups = weights[now].reshape(-1, group)
         levels, found = _rounded8(groups) if bits == 8 else _rounded4(groups)
-        scales[now] = found.reshape(-1, inputs // group)
-        array[now] = levels.reshape(-1, inputs) if bits == 8 else pack(levels.reshape(-1, inputs))
+        scales[now] = in_strips(found.reshape(-1, inputs // group))
+        array[now] = pack(levels.reshape(-1, inputs))
     return Matrix(array, scales, group)
 
 
 def dequantize(matrix: Matrix) -> np.ndarray:
     """What the weights of int8 or int4 stand for: (outputs, inputs) float32."""
     assert matrix.scales is not None
-    levels = matrix.array if matrix.array.dtype == np.int8 else LEVELS[unpack(matrix.array)]
+    levels = unpack(matrix.array)
+    if matrix.array.dtype == np.uint8:
+        levels = LEVELS[levels]
     groups = levels.astype(np.float32).reshape(*matrix.scales.shape, matrix.group)
     with np.errstate(over="ignore", invalid="ignore"):  # of a damaged file: what is infinite is found by who looks
-        groups *= matrix.scales.view(BFLOAT16).astype(np.float32)[..., None]
+        groups *= in_rows(matrix.scales.view(BFLOAT16)).astype(np.float32)[..., None]
     return groups.reshape(matrix.shape)
 
 
 def pack(numbers: np.ndarray) -> np.ndarray:
-    """Numbers 0 to 15 (rows, inputs), uint8 -> (rows, inputs / 2).
+    """Levels (rows, inputs) int8 -> the same; or numbers 0 to 15, uint8 -> (rows, inputs / 2).
 
-    Of a block of 128, the four bits j of the 32-bit lane l are number 16 j + l.
+    Four bytes of a row are an item of `in_strips`. Of eight numbers, byte k of four has number k in its low bits and
+    k + 4 in its high ones.
     """
-    blocks = numbers.reshape(-1, 4, 2, 16)
-    return (blocks[:, :, 0] | blocks[:, :, 1] << 4).transpose(0, 2, 1).reshape(len(numbers), -1)
+    if numbers.dtype == np.uint8:
+        eights = numbers.reshape(len(numbers), -1, 2, 4)
+        numbers = (eights[:, :, 0] | eights[:, :, 1] << 4).reshape(len(numbers), -1)
+    return in_strips(np.ascontiguousarray(numbers).view(np.uint32)).view(numbers.dtype)
 
 
 def unpack(packed: np.ndarray) -> np.ndarray:
-    """The way back: (rows, inputs / 2) -> (rows, inputs)."""
-    pairs = packed.reshape(-1, 16, 4).transpose(0, 2, 1)
-    return np.stack((pairs & 15, pairs >> 4), axis=2).reshape(len(packed), -1)
+    """The way back: (rows, inputs) int8, or (rows, inputs / 2) uint8 -> (rows, inputs)."""
+    rows = in_rows(np.ascontiguousarray(packed).view(np.uint32)).view(packed.dtype)
+    if packed.dtype == np.int8:
+        return rows
+    fours = rows.reshape(len(rows), -1, 1, 4)
+    return np.concatenate((fours & 15, fours >> 4), axis=2).reshape(len(rows), -1)
+
+
+def in_strips(rows: np.ndarray) -> np.ndarray:
+    """The items of (rows, N) as the library reads them: in strips of 16 rows, and one of what is left.
+
+    In a strip comes one item of each row, then the next of each. The result has the same shape, but its rows are none.
+    """
+    result = np.empty_like(rows)
+    for strip, now in _strips(len(rows)):
+        result[now].reshape(strip[0], -1, strip[1])[:] = rows[now].reshape(*strip, -1).swapaxes(1, 2)
+    return result
+
+
+def in_rows(strips: np.ndarray) -> np.ndarray:
+    """The way back."""
+    result = np.empty_like(strips)
+    for strip, now in _strips(len(strips)):
+        result[now].reshape(*strip, -1)[:] = strips[now].reshape(strip[0], -1, strip[1]).swapaxes(1, 2)
+    return result
+
+
+def _strips(rows: int) -> list[tuple[tuple[int, int], slice]]:
+    """How many strips of how many rows, and where."""
+    whole = rows // STRIP * STRIP
+    parts = [((whole // STRIP, STRIP), slice(whole)), ((1, rows - whole), slice(whole, rows))]
+    return [part for part in parts if all(part[0])]
 
 
 def _rounded8(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,209 @@
+// Products of int8 and int4 weights, which lie in strips (weights.h), for each set of instructions: see each_level.h. Part
+// of kernels.h.
+//
+// The rows of a strip stand across a vector: a weight vector holds the same column of each, its inputs are one number for all,
+// and no lanes are added at the end. Four bytes of a row, the 32 bits of a lane, are called a quad.
+//
+// Every set of instructions can multiply by float32: a weight is a whole number by its group's scale, a bfloat16, and exact in
+// float32. With instructions for bytes (VNNI) inputs are whole numbers, too: 16 bits with a scale for each group, which is
+// 30,000 times as fine as the largest of the group, and sums of a group are exact.
+
+constexpr int64_t kAhead = 4096;  // bytes that memory is asked for ahead of those that are used
+
+// `count` lanes of 32 bits, all when FULL; the others are zeros.
+template <bool FULL>
+KERNEL static inline Integers load_lanes(const uint8_t* from, int64_t count) {
+    Integers lanes = {};
+    std::memcpy(&lanes, from, FULL ? sizeof lanes : count * 4);
+    return lanes;
+}
+
+// `count` scales, bfloat16, all when FULL.
+template <bool FULL>
+KERNEL static inline Vector load_scales(const uint16_t* from, int64_t count) {
+    return FULL ? load(from) : load_some(from, count);
+}
+
+struct QuadsInt8 {
+    static constexpr int kQuads = 1;  // in 32 bits
+
+    KERNEL static inline void open(Integers lanes, Integers (&quads)[1]) { quads[0] = lanes; }
+};
+
+#if LEVEL == 0
+// Of a byte of int4, the level of its low bits in the lowest byte and that of its high bits 32 bits above.
+struct Pairs {
+    uint64_t of[256];
+
+    constexpr Pairs() : of() {
+        for (int i = 0; i < 256; ++i)
+            of[i] = static_cast<uint8_t>(kLevelBytes[i & 15]) |
+                    static_cast<uint64_t>(static_cast<uint8_t>(kLevelBytes[i >> 4])) << 32;
+    }
+};
+static constexpr Pairs kPairs;
+#endif
+
+struct QuadsInt4 {
+    static constexpr int kQuads = 2;
+
+    KERNEL static inline void open(Integers lanes, Integers (&quads)[2]) {
+#if LEVEL >= 2
+        const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)kLevelBytes));
+        const __m512i low = _mm512_set1_epi8(15), all = (__m512i)lanes;
+        quads[0] = (Integers)_mm512_shuffle_epi8(table, _mm512_and_si512(all, low));
+        quads[1] = (Integers)_mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(all, 4), low));
+#elif LEVEL == 1
+        const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)kLevelBytes));
+        const __m256i low = _mm256_set1_epi8(15), all = (__m256i)lanes;
+        quads[0] = (Integers)_mm256_shuffle_epi8(table, _mm256_and_si256(all, low));
+        quads[1] = (Integers)_mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(all, 4), low));
+#else
+        for (int l = 0; l < LANES; ++l) {
+            const uint32_t lane = lanes[l];
+            uint64_t both = 0;
+            for (int k = 0; k < 4; ++k) both |= kPairs.of[lane >> (8 * k) & 255] << (8 * k);
+            quads[0][l] = static_cast<int32_t>(both);
+            quads[1][l] = static_cast<int32_t>(both >> 32);
+        }
+#endif
+    }
+};
+
+// The bytes k of all lanes.
+KERNEL static inline Vector byte_of(Integers quads, int k) {
+    return __builtin_convertvector(quads << (24 - 8 * k) >> 24, Vector);
+}
+
+// Where a strip begins.
+struct Strip {
+    const uint8_t* data;
+    const uint16_t* scales;
+    int64_t height;
+
+    KERNEL static inline Strip of(const Matrix& w, int64_t o, int64_t in) {
+        return {static_cast<const uint8_t*>(w.data) + o * in * bits_of(w.type) / 8,
+                static_cast<const uint16_t*>(w.scales) + o * (in / w.group), std::min(kStrip, w.outputs - o)};
+    }
+};
+
+// Sums of LANES rows of a strip, from row `first` on, for each of PARTS such parts of it: x (TEXTS, in). FULL: all rows are there.
+template <class Quads, bool FULL, int PARTS, int TEXTS>
+KERNEL static inline void add_strip(const Strip& strip, int64_t first, int64_t group, const float* x, int64_t in,
+                                    Vector (&sums)[PARTS][TEXTS]) {
+    constexpr int kChains = LANES == 16 ? 2 : 1;  // one chain of additions waits 4 cycles for each
+    constexpr int kColumns = 4 * Quads::kQuads;
+    const int64_t height = FULL ? kStrip : strip.height;
+    int64_t counts[PARTS];
+    for (int p = 0; p < PARTS; ++p) counts[p] = std::max<int64_t>(0, std::min<int64_t>(LANES, height - first - p * LANES));
+    const uint8_t* w = strip.data + 4 * first;
+    const uint16_t* scales = strip.scales + first;
+    for (int64_t g = 0; g < in; g += group, scales += height) {
+        Vector own[kChains][PARTS][TEXTS] = {};
+        for (int64_t i = g; i < g + group; i += kColumns, w += 4 * height) {
+            Integers quads[PARTS][Quads::kQuads];
+#pragma GCC unroll 4
+            for (int p = 0; p < PARTS; ++p) Quads::open(load_lanes<FULL>(w + 4 * p * LANES, counts[p]), quads[p]);
+            __builtin_prefetch(w + kAhead);
+#pragma GCC unroll 8
+            for (int c = 0; c < kColumns; ++c) {
+                Vector weights[PARTS];
+#pragma GCC unroll 4
+                for (int p = 0; p < PARTS; ++p) weights[p] = byte_of(quads[p][c / 4], c % 4);
+#pragma GCC unroll 8
+                for (int t = 0; t < TEXTS; ++t) {
+                    const Vector inputs = splat(x[t * in + i + c]);
+#pragma GCC unroll 4
+                    for (int p = 0; p < PARTS; ++p) own[c % kChains][p][t] += weights[p] * inputs;
+                }
+            }
+        }
+#pragma GCC unroll 4
+        for (int p = 0; p < PARTS; ++p) {
+            const Vector scale = load_scales<FULL>(scales + p * LANES, counts[p]);
+#pragma GCC unroll 8
+            for (int t = 0; t < TEXTS; ++t) {
+                Vector all = own[0][p][t];
+                if (kChains == 2) all += own[kChains - 1][p][t];
+                sums[p][t] += all * scale;
+            }
+        }
+    }
+}
+
+// y = sums + bias, or y += that, for up to LANES outputs.
+KERNEL static inline void finish(Vector sums, const float* bias, bool adds, float* y, int64_t count) {
+    if (bias) sums += take(bias, count);
+    if (adds) sums += take(y, count);
+    put(y, sums, count);
+}
+
+// Products of rows of float32.
+struct FloatRows {
+    const float* x;
+
+    FloatRows from(int64_t text, int64_t in, int64_t) const { return {x + text * in}; }
+
+    template <class Quads, bool FULL, int TEXTS>
+    KERNEL void multiply(const Strip& strip, int64_t group, int64_t in, const float* bias, bool adds, float* y,
+                         int64_t y_stride) const {
+        constexpr int kAll = kStrip / LANES, kParts = TEXTS <= 2 ? kAll : 1;  // at once, as many as registers hold
+        for (int part = 0; part < kAll; part += kParts) {
+            Vector sums[kParts][TEXTS] = {};
+            add_strip<Quads, FULL, kParts, TEXTS>(strip, part * LANES, group, x, in, sums);
+            for (int p = 0; p < kParts; ++p) {
+                const int64_t o = (part + p) * LANES;
+                for (int t = 0; t < TEXTS && o < strip.height; ++t)
+                    finish(sums[p][t], bias ? bias + o : nullptr, adds, y + t * y_stride + o, strip.height - o);
+            }
+        }
+    }
+};
+
+template <class Quads, int TEXTS, class Rows>
+KERNEL static inline void strips_of(const Matrix& w, const float* bias, const Rows& x, int64_t in, bool adds, float* y,
+                                    int64_t y_stride, int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; o += kStrip) {
+        const Strip strip = Strip::of(w, o, in);
+        const float* own_bias = bias ? bias + o : nullptr;
+        if (strip.height == kStrip)
+            x.template multiply<Quads, true, TEXTS>(strip, w.group, in, own_bias, adds, y + o, y_stride);
+        else
+            x.template multiply<Quads, false, TEXTS>(strip, w.group, in, own_bias, adds, y + o, y_stride);
+    }
+}
+
+// The outputs `begin`, a multiple of kStrip, to `end`: one, too, or the last. Weights are read from memory once for all texts.
+template <class Quads, class Rows>
+KERNEL static void linear_of_strips(const Matrix& w, const float* bias, const Rows& x, int64_t texts, int64_t in, bool adds,
+                                    float* y, int64_t y_stride, int64_t begin, int64_t end) {
+    for_texts(w, texts, in, kStrip, begin, end, [&](int64_t t, auto count, int64_t from, int64_t to) KERNEL {
+        strips_of<Quads, decltype(count)::value>(w, bias, x.from(t, in, w.group), in, adds, y + t * y_stride, y_stride, from, to);
+    });
+}
+
+// Row `which` of W -> out (in).
+template <class Quads>
+KERNEL static void row_of_strip(const Matrix& w, int64_t which, int64_t in, float* out) {
+    constexpr int64_t kColumns = 4 * Quads::kQuads, kBlock = LANES * kColumns;
+    const int64_t own = which % kStrip;
+    const Strip strip = Strip::of(w, which - own, in);
+    for (int64_t i = 0; i < in; i += kBlock) {
+        const int64_t block = std::min(kBlock, in - i);  // a multiple of 32
+        Integers lanes = {}, quads[Quads::kQuads];
+        for (int64_t l = 0; l < block / kColumns; ++l) {
+            int32_t lane;
+            std::memcpy(&lane, strip.data + ((i / kColumns + l) * strip.height + own) * 4, 4);
+            lanes[l] = lane;
+        }
+        Quads::open(lanes, quads);
+        int32_t levels[kBlock / 4];
+        for (int l = 0; l < LANES; ++l)
+            for (int q = 0; q < Quads::kQuads; ++q) levels[l * Quads::kQuads + q] = quads[q][l];
+        for (int64_t d = 0; d < block; d += LANES) {
+            const Vector scale = splat_widened(strip.scales[(i + d) / w.group * strip.height + own]);
+            const int8_t* from = reinterpret_cast<const int8_t*>(levels) + d;
+            store(out + i + d, __builtin_convertvector(widened_bytes(from), Vector) * scale);
+        }
+    }
+}
