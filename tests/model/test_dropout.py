@@ -20,6 +20,7 @@ def mask(key: np.ndarray, rows: int = ROWS, place: str = "here", **part: int) ->
 
 @pytest.fixture(scope="module")
 def whole() -> np.ndarray:
+    """By a graph; those that are compared with it are computed operator by operator, or by another graph."""
     return mask(dropout_key(3, 7, 0, 64))
 
 
@@ -40,6 +41,7 @@ def test_neighbours_do_not_know_of_each_other(whole: np.ndarray) -> None:
         assert abs(np.corrcoef(kept.ravel(), shifted.ravel())[0, 1]) < 5 / kept.size**0.5
 
 
+@pytest.mark.usefixtures("operator_by_operator")
 @pytest.mark.parametrize("other", ["seed", "step", "place"])
 def test_another_seed_step_or_place_has_another_mask(other: str, whole: np.ndarray) -> None:
     key = dropout_key(4 if other == "seed" else 3, 8 if other == "step" else 7, 0, 64)
@@ -47,6 +49,7 @@ def test_another_seed_step_or_place_has_another_mask(other: str, whole: np.ndarr
     assert abs(np.corrcoef((found > 0).ravel(), (whole > 0).ravel())[0, 1]) < 5 / whole.size**0.5
 
 
+@pytest.mark.usefixtures("operator_by_operator")
 def test_a_part_of_a_batch_has_its_part_of_the_mask(whole: np.ndarray) -> None:
     np.testing.assert_array_equal(
         mask(dropout_key(3, 7, 2, 64), rows=256), whole[128:384]
