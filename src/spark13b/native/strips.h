@@ -182,28 +182,65 @@ KERNEL static void linear_of_strips(const Matrix& w, const float* bias, const Ro
     });
 }
 
+// The 32 bits at `from`, those `stride` bytes on, ... in `count` lanes; the others are zeros.
+KERNEL static inline Integers gather(const uint8_t* from, int64_t stride, int64_t count) {
+#if LEVEL >= 2
+    const __m512i numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i offsets = _mm512_mullo_epi32(numbers, _mm512_set1_epi32(static_cast<int32_t>(stride)));
+    return (Integers)_mm512_mask_i32gather_epi32(_mm512_setzero_si512(), (1 << count) - 1, offsets, from, 1);
+#elif LEVEL == 1
+    const __m256i numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i offsets = _mm256_mullo_epi32(numbers, _mm256_set1_epi32(static_cast<int32_t>(stride)));
+    const __m256i wanted = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int32_t>(count)), numbers);
+    return (Integers)_mm256_mask_i32gather_epi32(_mm256_setzero_si256(), (const int*)from, offsets, wanted, 1);
+#else
+    int32_t lanes[LANES] = {};
+    for (int64_t l = 0; l < count; ++l) std::memcpy(lanes + l, from + l * stride, 4);
+    Integers result;
+    std::memcpy(&result, lanes, sizeof result);
+    return result;
+#endif
+}
+
+// Quads of one row, lane after lane.
+KERNEL static inline void put_in_order(const Integers (&quads)[1], int8_t* to) { std::memcpy(to, quads, sizeof quads); }
+
+KERNEL static inline void put_in_order(const Integers (&quads)[2], int8_t* to) {
+#if LEVEL >= 2
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi32((__m512i)quads[0], low, (__m512i)quads[1]));
+    _mm512_storeu_si512(to + 64, _mm512_permutex2var_epi32((__m512i)quads[0], high, (__m512i)quads[1]));
+#elif LEVEL == 1
+    const __m256i low = _mm256_unpacklo_epi32((__m256i)quads[0], (__m256i)quads[1]);
+    const __m256i high = _mm256_unpackhi_epi32((__m256i)quads[0], (__m256i)quads[1]);
+    _mm256_storeu_si256((__m256i*)to, _mm256_permute2x128_si256(low, high, 0x20));
+    _mm256_storeu_si256((__m256i*)(to + 32), _mm256_permute2x128_si256(low, high, 0x31));
+#else
+    int32_t pairs[2 * LANES];
+    for (int l = 0; l < LANES; ++l) pairs[2 * l] = quads[0][l], pairs[2 * l + 1] = quads[1][l];
+    std::memcpy(to, pairs, sizeof pairs);
+#endif
+}
+
 // Row `which` of W -> out (in).
 template <class Quads>
 KERNEL static void row_of_strip(const Matrix& w, int64_t which, int64_t in, float* out) {
     constexpr int64_t kColumns = 4 * Quads::kQuads, kBlock = LANES * kColumns;
     const int64_t own = which % kStrip;
     const Strip strip = Strip::of(w, which - own, in);
-    for (int64_t i = 0; i < in; i += kBlock) {
+    const uint8_t* from = strip.data + own * 4;
+    for (int64_t i = 0; i < in; i += kBlock, from += LANES * strip.height * 4) {
         const int64_t block = std::min(kBlock, in - i);  // a multiple of 32
-        Integers lanes = {}, quads[Quads::kQuads];
-        for (int64_t l = 0; l < block / kColumns; ++l) {
-            int32_t lane;
-            std::memcpy(&lane, strip.data + ((i / kColumns + l) * strip.height + own) * 4, 4);
-            lanes[l] = lane;
-        }
-        Quads::open(lanes, quads);
-        int32_t levels[kBlock / 4];
-        for (int l = 0; l < LANES; ++l)
-            for (int q = 0; q < Quads::kQuads; ++q) levels[l * Quads::kQuads + q] = quads[q][l];
-        for (int64_t d = 0; d < block; d += LANES) {
-            const Vector scale = splat_widened(strip.scales[(i + d) / w.group * strip.height + own]);
-            const int8_t* from = reinterpret_cast<const int8_t*>(levels) + d;
-            store(out + i + d, __builtin_convertvector(widened_bytes(from), Vector) * scale);
+        Integers quads[Quads::kQuads];
+        Quads::open(gather(from, strip.height * 4, block / kColumns), quads);
+        int8_t levels[kBlock];
+        put_in_order(quads, levels);
+        for (int64_t g = 0; g < block; g += 32) {
+            const Vector scale = splat_widened(strip.scales[(i + g) / w.group * strip.height + own]);
+#pragma GCC unroll 8
+            for (int d = 0; d < 32; d += LANES)
+                store(out + i + g + d, __builtin_convertvector(widened_bytes(levels + g + d), Vector) * scale);
         }
     }
 }
