@@ -67,7 +67,6 @@ def lost(
     return run, job.returncode, stderr, time.monotonic() - began, workers
 
 
-@pytest.mark.timeout(200)
 def test_a_killed_worker_ends_all_within_30_seconds_with_its_name_and_log(
     lost: tuple[RunFolder, int, str, float, list[psutil.Process]],
 ) -> None:
