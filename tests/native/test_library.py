@@ -276,7 +276,7 @@ class TestRefusedBeforeTheLibraryIsCalled:
             (lambda texts: texts.step([0], [1], [40]), "positions go from 40 to 40, of 40"),
             (lambda texts: texts.step([0], [1], [-1]), "positions go from -1"),
             (lambda texts: texts.step([0], [1], [0], threads=0), "0 threads"),
-            (lambda texts: texts.step([0], [1], [0], level=3), "level 3"),
+            (lambda texts: texts.step([0], [1], [0], level=4), "level 4"),
             (lambda texts: texts.step([], [], []), "0 texts"),
             (lambda texts: texts.step([0, 0], [1, 1], [0, 0]), "the same for two texts"),
             (lambda texts: texts.step([0, 1], [1], [0]), r"rings must be uint64 \(1, 2, 2\)"),

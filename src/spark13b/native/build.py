@@ -21,6 +21,8 @@ SOURCES = (
     "decode.cpp",
     "prefill.cpp",
     "products.cpp",
+    "onednn_products.cpp",
+    "tile_products.cpp",
     "attention.cpp",
     "training.cpp",
     "optimizer.cpp",

@@ -7,16 +7,46 @@
 // and calls it as kernels_of(level).linear(...).
 #pragma once
 
-// The best set of instructions here: 0 baseline, 1 AVX2, 2 AVX-512.
-inline int best_level() {
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define SPARK13B_TILES  // the compiler knows AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+// From this set on products of many rows are those of tiles.h.
+constexpr int kTileLevel = 3;
+
+#ifdef SPARK13B_TILES
+// Whether the processor multiplies tiles of bfloat16, and Linux lets this process do so.
+inline bool find_tiles() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;                       // AVX512_BF16
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;  // AMX-BF16, -TILE
+    constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, which threads to come inherit
+    return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+#endif
+
+inline int find_level() {
 #ifdef __x86_64__
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
+        __builtin_cpu_supports("avx512vl")) {
+#ifdef SPARK13B_TILES
+        if (find_tiles()) return kTileLevel;
+#endif
         return 2;
+    }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
 #endif
     return 0;
+}
+
+// The best set of instructions here: 0 baseline, 1 AVX2, 2 AVX-512, 3 AVX-512 with AMX for products of many rows.
+inline int best_level() {
+    static const int found = find_level();
+    return found;
 }
 
 // Whether a processor with AVX-512 has its instructions for products of bytes, too.

@@ -18,7 +18,7 @@ from spark13b.native.build import cache_folder, library_name, source_folder
 from spark13b.native.matrix import BFLOAT16, Matrix
 from spark13b.native.packing import GROUPS, fits
 
-LEVELS = ("baseline", "AVX2", "AVX-512")  # sets of instructions, by the library's numbers
+LEVELS = ("baseline", "AVX2", "AVX-512", "AVX-512 and AMX")  # sets of instructions, by the library's numbers
 _LAYER = 18  # parameters of a layer
 
 
@@ -124,7 +124,7 @@ class Library:
         self._open_onednn = loaded.spark_open_onednn
         self._open_onednn.argtypes, self._open_onednn.restype = [ctypes.c_char_p], ctypes.c_int
         self._multiply = loaded.spark_multiply
-        self._multiply.argtypes, self._multiply.restype = [pointer] * 5 + [ctypes.c_int], ctypes.c_int
+        self._multiply.argtypes, self._multiply.restype = [pointer] * 5 + [small, small], small
 
     @cached_property
     def onednn(self) -> str | None:
@@ -279,19 +279,22 @@ class Library:
         threads: int,
         bias: np.ndarray | None = None,
         adds: bool = False,
+        level: int | None = None,
     ) -> None:
-        """out (M, N) = a (M, K) b (K, N) + bias (N,), or with `adds` out += that, by oneDNN; for tests and measures.
+        """out (M, N) = a (M, K) b (K, N) + bias (N,), or with `adds` out += that; for tests and measures.
 
-        `a`, `b`, `out`: float32 or bfloat16, rows or columns one after the other. Raises ValueError for others,
-        JobError where oneDNN is missing or fails.
+        `a`, `b`, `out`: float32 or bfloat16, rows or columns one after the other. `level`: of LEVELS; from AMX on its
+        own products, below oneDNN's. Raises ValueError for other arrays, JobError where oneDNN is missing or fails.
         """
+        level = self.level if level is None else level
         (rows, depth), columns = a.shape, b.shape[1]
         if b.shape[0] != depth or out.shape != (rows, columns) or (bias is not None and bias.shape != (columns,)):
             raise ValueError(f"{a.shape} times {b.shape} does not fit {out.shape}")
         layouts = [number for array in (a, b, out) for number in _layout(array)]
         numbers = np.array([rows, columns, depth, *layouts, bias is not None, adds], np.int64)
         pointers = [None if array is None else array.ctypes.data for array in (numbers, a, b, bias, out)]
-        if self.onednn is None or self._multiply(*pointers, threads) != 0:
+        _ = self.onednn  # is looked for now
+        if self._multiply(*pointers, threads, level) != 0:
             raise JobError("oneDNN is missing, or failed")
 
     def describe(self) -> str:

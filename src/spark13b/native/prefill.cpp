@@ -5,7 +5,6 @@
 // of a product are rounded to bfloat16, and its sums are float32.
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <new>
@@ -137,11 +136,12 @@ class Prefill {
         float* to;         // (rows, outputs)
     };
 
-    // Null for few rows, and without oneDNN.
+    // Null for few rows, and where nobody can compute it.
     const Product* plan(int64_t outputs, int64_t inputs, bool adds, bool bias) const {
         if (count_ <= kFew) return nullptr;
         return Product::plan({rows_, outputs, inputs, {type_, inputs, 1}, {type_, 1, inputs}, {kFloat32, outputs, 1},
-                              bias, adds});
+                              bias, adds},
+                             level_);
     }
 
     void get(const Ring& ring, int64_t position, int64_t size, float* to) const {
@@ -176,15 +176,20 @@ class Prefill {
     void multiply(const std::vector<Task>& tasks, int64_t outputs, int64_t inputs, bool adds) {
         const Product* product = plan(outputs, inputs, adds, tasks[0].bias != nullptr);
         if (!product) return multiply_alone(tasks, outputs, inputs, adds);
-        const int64_t pieces = product->pieces();
-        make_room(tasks, product->piece(0).columns, inputs);
-        pool_.share(pieces * static_cast<int64_t>(tasks.size()), [&](int64_t unit, int worker) {
-            const Task& task = tasks[unit / pieces];
-            const Product::Piece piece = product->piece(unit % pieces);
-            const void* panel = panel_of(task.w, piece.column, piece.columns, inputs, worker);
-            if (!product->run_part(unit % pieces, task.from, panel, task.bias, task.to))
-                good_.store(false, std::memory_order_relaxed);
-        });
+        std::vector<Multiplication> all;
+        bool lie_ready = true;
+        for (const Task& task : tasks) {
+            all.push_back({product, task.from, task.w.data, task.bias, task.to});
+            lie_ready &= task.w.type == type_;
+        }
+        Columns columns;
+        if (!lie_ready) {
+            make_room(product->column_size(), inputs);
+            columns = [&](int64_t number, const Product::Piece& piece, int worker) {
+                return panel_of(tasks[number].w, piece.column, piece.columns, inputs, worker);
+            };
+        }
+        good_ &= ::multiply(pool_, all.data(), all.size(), columns);
     }
 
     // The same with the products of a decode step.
@@ -198,9 +203,8 @@ class Prefill {
         });
     }
 
-    // Let every thread have room to unpack so many rows of those matrices that are not of the products' type.
-    void make_room(const std::vector<Task>& tasks, int64_t rows, int64_t inputs) {
-        if (std::all_of(tasks.begin(), tasks.end(), [&](const Task& task) { return task.w.type == type_; })) return;
+    // Let every thread have room to unpack so many rows of a matrix that is not of the products' type.
+    void make_room(int64_t rows, int64_t inputs) {
         const size_t needed = panel_size(rows, inputs) + inputs;
         for (std::vector<float>& panel : panels_)
             if (panel.size() < needed) panel.resize(needed);
@@ -250,7 +254,7 @@ class Prefill {
     std::vector<float> x_, q_, k_, v_, h_, gate_, up_;
     std::vector<uint16_t> narrow_;
     std::vector<std::vector<float>> panels_;
-    std::atomic<bool> good_{true};
+    bool good_ = true;
 };
 
 }  // namespace

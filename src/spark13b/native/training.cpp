@@ -146,13 +146,6 @@ class Training {
     }
 
   private:
-    struct Task {
-        const Product* product;
-        const void *a, *b;
-        const float* bias;
-        void* c;
-    };
-
     void lay_out(Arena& arena) {
         const int64_t hidden = shape_.hidden, mlp = shape_.mlp, wide = count_ * hidden, type = shape_.type;
         kept_.assign(shape_.layers, Kept{});
@@ -240,23 +233,15 @@ class Training {
                         {kFloat32, inputs, 1}, false, false});
     }
 
-    static const Product* planned(const Product::Shape& shape) {
-        const Product* made = Product::plan(shape);
+    const Product* planned(const Product::Shape& shape) const {
+        const Product* made = Product::plan(shape, level_);
         if (!made) throw Failure();
         return made;
     }
 
     // Products that do not need each other's results.
-    void multiply(std::initializer_list<Task> tasks) {
-        int64_t all = 0;
-        for (const Task& task : tasks) all += task.product->pieces();
-        std::atomic<bool> good{true};
-        pool_.share(all, [&](int64_t piece, int) {
-            const Task* task = tasks.begin();
-            while (piece >= task->product->pieces()) piece -= (task++)->product->pieces();
-            if (!task->product->run(piece, task->a, task->b, task->bias, task->c)) good = false;
-        });
-        if (!good) throw Failure();
+    void multiply(std::initializer_list<Multiplication> all) {
+        if (!::multiply(pool_, all.begin(), static_cast<int64_t>(all.size()))) throw Failure();
     }
 
     // Rows (N, C) in the products' type: where they lie, or in one of three places.

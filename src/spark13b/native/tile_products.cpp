@@ -1,0 +1,140 @@
+// Products by AMX (tiles.h): of float32, with the precision of float32, or of bfloat16.
+//
+// The rows of A are packed once for all pieces. A piece goes through the depth in parts: it packs that part of its columns
+// of B, and multiplies all its rows with it. What is packed of B stays in the second cache; sums do, too, or are written
+// at once where there is one part only.
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "products.h"
+#include "tiles.h"
+
+#ifdef SPARK13B_TILES
+
+namespace {
+
+using tiles::kSide;
+
+// Memory of a thread, kept as long as it lives.
+struct Scratch {
+    char* memory = nullptr;
+    size_t size = 0;
+
+    ~Scratch() { std::free(memory); }
+
+    bool ready(size_t needed) {
+        if (size >= needed) return true;
+        std::free(memory);
+        size = (needed + 4095) / 4096 * 4096;
+        memory = static_cast<char*>(std::aligned_alloc(4096, size));
+        if (!memory) size = 0;
+        return memory != nullptr;
+    }
+};
+
+thread_local Scratch own;
+
+int64_t up_to(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
+
+// Parts of the same size.
+int64_t divided(int64_t count, int64_t most, int64_t step) {
+    const int64_t parts = (count + most - 1) / most;
+    return up_to((count + parts - 1) / parts, step);
+}
+
+// `rows` x `columns` <= 32 x 32 sums -> C, with what is to be added.
+template <class Element>
+TILES void write(const float* sums, int64_t rows, int64_t columns, const float* bias, bool adds, Element* c, int64_t c_row) {
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t j = 0; j < columns; j += 16) {
+            const auto some = static_cast<__mmask16>(columns - j >= 16 ? 0xffff : (1u << (columns - j)) - 1);
+            __m512 sum = _mm512_load_ps(sums + r * kSide + j);
+            if (bias) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(some, bias + j));
+            Element* to = c + r * c_row + j;
+            if (adds) sum = _mm512_add_ps(sum, tiles::load(to, columns - j));
+            if constexpr (sizeof(Element) == 4)
+                _mm512_mask_storeu_ps(to, some, sum);
+            else
+                _mm256_mask_storeu_epi16(to, some, (__m256i)_mm512_cvtneps_pbh(sum));
+        }
+}
+
+// PARTS of a number, Element of A and B.
+template <int PARTS, class Element>
+class TileProduct final : public Product {
+  public:
+    explicit TileProduct(const Shape& shape)
+        : Product(shape, divided(shape.rows, 512, kSide),
+                  divided(shape.columns, std::clamp<int64_t>(shape.columns / 4, 64, 256), kSide)) {}
+
+    int64_t packed_bytes(int64_t rows) const override {
+        return up_to(rows, kSide) / kSide * tiles::steps_of(shape().depth) * tiles::step_bytes(PARTS);
+    }
+
+    void pack(const void* a, int64_t rows, void* to) const override {
+        const tiles::Operand<Element> operand{static_cast<const Element*>(a), shape().a.row, shape().a.column};
+        tiles::pack_panel<PARTS, false>(operand, rows, shape().depth, static_cast<char*>(to));
+    }
+
+    bool run(const Piece& piece, const void* a, const void* b, const float* bias, void* c) const override {
+        return shape().c.type == kFloat32 ? run(piece, a, b, bias, static_cast<float*>(c))
+                                          : run(piece, a, b, bias, static_cast<uint16_t*>(c));
+    }
+
+  private:
+    static constexpr int64_t kStep = tiles::step_bytes(PARTS);
+    static constexpr int64_t kSteps = PARTS == 3 ? 8 : 24;  // of the depth at once
+    static constexpr int64_t kSquare = kSide * kSide;
+
+    template <class Number>
+    bool run(const Piece& piece, const void* a, const void* b, const float* bias, Number* c) const {
+        const int64_t steps = tiles::steps_of(shape().depth);
+        const int64_t rows = up_to(piece.rows, kSide) / kSide, columns = up_to(piece.columns, kSide) / kSide;
+        const bool once = steps <= kSteps;
+        const size_t panels = columns * std::min(steps, kSteps) * kStep;
+        const size_t squares = (once ? 1 : rows * columns) * kSquare * sizeof(float);
+        if (!own.ready(panels + squares)) return false;
+        char* packed = own.memory;
+        auto* sums = reinterpret_cast<float*>(own.memory + panels);
+        const tiles::Operand<Element> right{static_cast<const Element*>(b), shape().b.column, shape().b.row};
+        const tiles::Turn turn;
+        for (int64_t first = 0; first < steps; first += kSteps) {
+            const int64_t some = std::min(kSteps, steps - first);
+            for (int64_t j = 0; j < columns; ++j)
+                tiles::pack_panel<PARTS, true>(
+                    tiles::Operand<Element>{right.data + j * kSide * right.row + first * kSide * right.depth, right.row,
+                                            right.depth},
+                    piece.columns - j * kSide, std::min(some * kSide, shape().depth - first * kSide),
+                    packed + j * some * kStep);
+            for (int64_t i = 0; i < rows; ++i) {
+                const char* left = static_cast<const char*>(a) + (i * steps + first) * kStep;
+                for (int64_t j = 0; j < columns; ++j) {
+                    float* square = once ? sums : sums + (i * columns + j) * kSquare;
+                    tiles::multiply<PARTS>(left, packed + j * some * kStep, some, first > 0, square);
+                    if (first + some < steps) continue;
+                    write(square, std::min(kSide, piece.rows - i * kSide), std::min(kSide, piece.columns - j * kSide),
+                          bias ? bias + piece.column + j * kSide : nullptr, shape().adds,
+                          c + (piece.row + i * kSide) * shape().c.row + piece.column + j * kSide, shape().c.row);
+                }
+            }
+        }
+        return true;
+    }
+};
+
+}  // namespace
+
+std::unique_ptr<Product> tile_product(const Product::Shape& shape) {
+    if (shape.c.column != 1 || shape.a.type != shape.b.type) return nullptr;
+    if (shape.a.type == kBfloat16) return std::make_unique<TileProduct<1, uint16_t>>(shape);
+    return std::make_unique<TileProduct<3, float>>(shape);
+}
+
+#else
+
+std::unique_ptr<Product> tile_product(const Product::Shape&) { return nullptr; }
+
+#endif
