@@ -365,6 +365,13 @@ class TestBuilding:
         assert found.path == place / library_name()
         monkeypatch.setenv("SPARK13B_NATIVE", "0")
         assert find_library().reason == "SPARK13B_NATIVE=0 switches it off"
+        monkeypatch.setenv("SPARK13B_NATIVE", "baseline")
+        limited = find_library().library
+        assert limited is not None
+        assert limited.level == 0
+        assert limited.describe().startswith("baseline, compiled by")
+        monkeypatch.setenv("SPARK13B_NATIVE", "fastest")
+        assert find_library().reason == "SPARK13B_NATIVE=fastest is neither 0 nor one of baseline, avx2, avx512, amx"
 
     def test_a_file_that_is_no_library_is_not_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(library_module, "source_folder", lambda: tmp_path)

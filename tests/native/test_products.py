@@ -1,4 +1,4 @@
-"""Products of many rows by oneDNN in pieces, beside NumPy's."""
+"""Products of many rows in pieces, by oneDNN and by AMX, beside NumPy's."""
 
 from __future__ import annotations
 
@@ -9,16 +9,27 @@ from spark13b.native.library import Library
 from spark13b.native.matrix import BFLOAT16
 
 
-@pytest.fixture(scope="module", autouse=True)
-def onednn(native_library: Library) -> None:
+AVX512, AMX = 2, 3
+
+
+@pytest.fixture(params=["onednn", "amx"])
+def level(request: pytest.FixtureRequest, native_library: Library) -> int:
+    """Of LEVELS: below AMX oneDNN multiplies."""
+    if request.param == "amx":
+        if native_library.level < AMX:
+            pytest.skip("this processor has no AMX")
+        return AMX
     if native_library.onednn is None:
         pytest.skip("there is no oneDNN in this MindSpore")
+    return min(native_library.level, AVX512)
 
 
 @pytest.mark.parametrize("dtype", [np.dtype(np.float32), BFLOAT16], ids=str)
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (5, 7, 9), (63, 65, 64), (513, 130, 65), (600, 1700, 96)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1), (5, 7, 9), (63, 65, 64), (513, 130, 65), (600, 1700, 96), (33, 40, 900)], ids=str
+)
 def test_products_in_all_layouts_are_numpys(
-    sizes: tuple[int, int, int], dtype: np.dtype, native_library: Library
+    sizes: tuple[int, int, int], dtype: np.dtype, level: int, native_library: Library
 ) -> None:
     rows, columns, depth = sizes
     rng = np.random.default_rng(rows)
@@ -28,29 +39,73 @@ def test_products_in_all_layouts_are_numpys(
     for left in (a, np.asfortranarray(a)):
         for right in (b, np.asfortranarray(b)):
             out = np.full((rows, columns), 2, np.float32)
-            native_library.multiply(left, right, out, threads=2)
+            native_library.multiply(left, right, out, threads=2, level=level)
             np.testing.assert_allclose(out, expected, atol=1e-5 * depth)
-            native_library.multiply(left, right, out, bias=bias, adds=True, threads=1)
+            native_library.multiply(left, right, out, bias=bias, adds=True, threads=1, level=level)
             np.testing.assert_allclose(out, 2 * expected + bias, atol=2e-5 * depth)
 
 
-def test_pieces_have_the_same_bits_for_any_number_of_threads(native_library: Library) -> None:
+def test_float32_by_amx_is_as_exact_as_numpys_own(native_library: Library) -> None:
+    """Numbers of very different sizes, whose small parts are lost in bfloat16: the error is measured by the sum of sizes."""
+    if native_library.level < AMX:
+        pytest.skip("this processor has no AMX")
+    rng = np.random.default_rng(5)
+    for depth in (40, 700, 3000):
+        a, b = (
+            (rng.standard_normal(shape) * 10.0 ** rng.uniform(-4, 4, shape)).astype(np.float32)
+            for shape in ((70, depth), (depth, 90))
+        )
+        exact = a.astype(np.float64) @ b.astype(np.float64)
+        sizes = np.abs(a).astype(np.float64) @ np.abs(b).astype(np.float64)
+        out = np.empty(exact.shape, np.float32)
+        native_library.multiply(a, b, out, threads=1, level=AMX)
+        ours, numpys = (np.sqrt(np.mean(((found - exact) / sizes) ** 2)) for found in (out, a @ b))
+        assert ours < 2 * numpys
+        assert np.abs((out - exact) / sizes).max() < 2**-21
+
+
+def test_what_is_no_number_stays_none_in_its_row_and_column(native_library: Library, level: int) -> None:
+    a, b = np.ones((40, 50), np.float32), np.ones((50, 60), np.float32)
+    a[3, 7], b[9, 5] = np.nan, np.inf
+    out = np.empty((40, 60), np.float32)
+    native_library.multiply(a, b, out, threads=2, level=level)
+    found = ~np.isfinite(out)
+    assert found[3].all()
+    assert found[:, 5].all()
+    found[3], found[:, 5] = False, False
+    assert not found.any()
+
+
+def test_pieces_have_the_same_bits_for_any_number_of_threads(native_library: Library, level: int) -> None:
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape, np.float32) for shape in ((700, 300), (300, 1000)))
     outs = [np.empty((700, 1000), np.float32) for _ in range(3)]
     for threads, out in enumerate(outs, start=1):
-        native_library.multiply(a, b, out, threads=threads)
+        native_library.multiply(a, b, out, threads=threads, level=level)
     np.testing.assert_array_equal(outs[0], outs[1])
     np.testing.assert_array_equal(outs[0], outs[2])
 
 
-def test_a_product_may_be_written_as_bfloat16(native_library: Library) -> None:
+def test_many_deep_rows_are_packed_part_after_part(native_library: Library) -> None:
+    """48 MB of packed rows are in memory at once: here twice as many."""
+    if native_library.level < AMX:
+        pytest.skip("this processor has no AMX")
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(shape, np.float32) for shape in ((1040, 16000), (16000, 3)))
+    out = np.empty((1040, 3), np.float32)
+    native_library.multiply(a, b, out, threads=2, level=AMX)
+    np.testing.assert_allclose(out, a.astype(np.float64) @ b, atol=1e-5 * np.sqrt(16000) * 3)
+
+
+def test_a_product_may_be_written_as_bfloat16(native_library: Library, level: int) -> None:
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape, np.float32).astype(BFLOAT16) for shape in ((70, 30), (30, 90)))
     out = np.empty((70, 90), BFLOAT16)
-    native_library.multiply(a, b, out, threads=2)
+    native_library.multiply(a, b, out, threads=2, level=level)
     expected = a.astype(np.float32) @ b.astype(np.float32)
     np.testing.assert_allclose(out.astype(np.float32), expected, rtol=2**-8, atol=2**-8)
+    native_library.multiply(a, b, out, adds=True, threads=1, level=level)
+    np.testing.assert_allclose(out.astype(np.float32), 2 * expected, rtol=2**-7, atol=2**-7)
 
 
 def test_shapes_that_do_not_fit_are_refused(native_library: Library) -> None:

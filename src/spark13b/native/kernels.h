@@ -94,13 +94,9 @@ KERNEL static void row(const Matrix& w, int64_t which, int64_t in, float* out) {
 KERNEL static void gated_gelu(float* gate, const float* value, int64_t count) {
     const float scale = 1.5957691216057308f;  // 2 sqrt(2 / pi)
     for (int64_t i = 0; i < count; i += LANES) {
-        const int64_t left = std::min<int64_t>(LANES, count - i);
-        const Vector z = left == LANES ? load(gate + i) : load_some(gate + i, left);
-        const Vector u = left == LANES ? load(value + i) : load_some(value + i, left);
-        const Vector y = z / (1.0f + exp_of(-z * (scale + (0.044715f * scale) * (z * z)))) * u;
-        float all[LANES];
-        store(all, y);
-        std::memcpy(gate + i, all, left * sizeof(float));
+        const int64_t left = count - i;
+        const Vector z = take(gate + i, left), u = take(value + i, left);
+        put(gate + i, z / (1.0f + exp_of(-z * (scale + (0.044715f * scale) * (z * z)))) * u, left);
     }
 }
 

@@ -18,7 +18,8 @@ from spark13b.native.build import cache_folder, library_name, source_folder
 from spark13b.native.matrix import BFLOAT16, Matrix
 from spark13b.native.packing import GROUPS, fits
 
-LEVELS = ("baseline", "AVX2", "AVX-512", "AVX-512 and AMX")  # sets of instructions, by the library's numbers
+LEVELS = ("baseline", "AVX2", "AVX-512", "AMX")  # sets of instructions, by the library's numbers; each has those before
+_LEVEL_WORDS = ("baseline", "avx2", "avx512", "amx")  # as SPARK13B_NATIVE names them
 _LAYER = 18  # parameters of a layer
 
 
@@ -94,15 +95,19 @@ class Weights:
 
 
 class Library:
-    """The compiled library at `path`. Raises OSError when the system does not load it."""
+    """The compiled library at `path`, with no better instructions than `limit` of LEVELS.
 
-    def __init__(self, path: Path) -> None:
+    Raises OSError when the system does not load it.
+    """
+
+    def __init__(self, path: Path, limit: int = len(LEVELS) - 1) -> None:
         self.path = path
         loaded = ctypes.CDLL(str(path))
         loaded.spark_compiler.restype = ctypes.c_char_p
         self.compiler: str = loaded.spark_compiler().decode()
-        self.level: int = loaded.spark_level()
-        self.vnni = bool(loaded.spark_vnni())  # whether int8 and int4 weights are multiplied by whole numbers
+        self.level: int = min(loaded.spark_level(), limit)
+        # whether int8 and int4 weights are multiplied by whole numbers
+        self.vnni = bool(loaded.spark_vnni()) and self.level >= LEVELS.index("AVX-512")
         self._step = loaded.spark_decode_step
         pointer, number, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
         self._step.argtypes = [*[pointer] * 5, number, number, *[pointer] * 3, small, pointer, *[small] * 3]
@@ -324,23 +329,30 @@ def thread_count() -> int:
 
 
 def find_library() -> Found:
-    """The library to use: the one beside the source, else the one in the user's cache; SPARK13B_NATIVE=0 wants none."""
-    if os.environ.get("SPARK13B_NATIVE", "") == "0":
+    """The library to use: the one beside the source, else the one in the user's cache.
+
+    SPARK13B_NATIVE=0 wants none; baseline, avx2, avx512 or amx is the best set of instructions that may be used.
+    """
+    wanted = os.environ.get("SPARK13B_NATIVE", "")
+    if wanted == "0":
         return Found(None, "SPARK13B_NATIVE=0 switches it off")
+    if wanted and wanted not in _LEVEL_WORDS:
+        return Found(None, f"SPARK13B_NATIVE={wanted} is neither 0 nor one of {', '.join(_LEVEL_WORDS)}")
+    limit = _LEVEL_WORDS.index(wanted) if wanted else len(LEVELS) - 1
     try:
         name = library_name()
     except OSError as error:
         return Found(None, f"its source cannot be read: {error}")
     for folder in (source_folder(), cache_folder()):
         if (folder / name).is_file():
-            return _loaded(folder / name)
+            return _loaded(folder / name, limit)
     return Found(None, "it is not built")
 
 
 @cache
-def _loaded(path: Path) -> Found:
+def _loaded(path: Path, limit: int) -> Found:
     try:
-        return Found(Library(path), "")
+        return Found(Library(path, limit), "")
     except (OSError, AttributeError) as error:  # of another architecture or C library, or cut off
         return Found(None, f"it does not load: {error}")
 
