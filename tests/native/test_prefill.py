@@ -124,7 +124,9 @@ from native.test_library import Texts, random_ids
 from native.test_prefill import read
 found = library.Library(Path({str(native_library.path)!r}))
 assert found.onednn is None
-np.save(sys.stdout.buffer, read(Texts(found, 1, seq_length=140), random_ids(1, 136)[0], [100, 36], rounds=True, level=min(found.level, 2)))
+texts, ids = Texts(found, 1, seq_length=140), random_ids(1, 136)[0]
+below_amx = min(found.level, 2)
+np.save(sys.stdout.buffer, read(texts, ids, [100, 36], rounds=True, level=below_amx))
 """
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, cwd=Path(__file__).parents[1], check=True
