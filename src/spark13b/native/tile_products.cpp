@@ -45,6 +45,12 @@ int64_t divided(int64_t count, int64_t most, int64_t step) {
     return up_to((count + parts - 1) / parts, step);
 }
 
+// A square's sums += those of another part of the depth.
+TILES void add(const float* from, float* sums) {
+    for (int64_t i = 0; i < kSide * kSide; i += 16)
+        _mm512_store_ps(sums + i, _mm512_add_ps(_mm512_load_ps(sums + i), _mm512_load_ps(from + i)));
+}
+
 // `rows` x `columns` <= 32 x 32 sums -> C, with what is to be added.
 template <class Element>
 TILES void write(const float* sums, int64_t rows, int64_t columns, const float* bias, bool adds, Element* c, int64_t c_row) {
@@ -95,10 +101,11 @@ class TileProduct final : public Product {
         const int64_t rows = up_to(piece.rows, kSide) / kSide, columns = up_to(piece.columns, kSide) / kSide;
         const bool once = steps <= kSteps;
         const size_t panels = columns * std::min(steps, kSteps) * kStep;
-        const size_t squares = (once ? 1 : rows * columns) * kSquare * sizeof(float);
+        const size_t squares = (1 + (once ? 0 : rows * columns)) * kSquare * sizeof(float);
         if (!own.ready(panels + squares)) return false;
         char* packed = own.memory;
-        auto* sums = reinterpret_cast<float*>(own.memory + panels);
+        auto* here = reinterpret_cast<float*>(own.memory + panels);
+        float* sums = here + kSquare;
         const tiles::Operand<Element> right{static_cast<const Element*>(b), shape().b.column, shape().b.row};
         const tiles::Turn turn;
         for (int64_t first = 0; first < steps; first += kSteps) {
@@ -112,8 +119,10 @@ class TileProduct final : public Product {
             for (int64_t i = 0; i < rows; ++i) {
                 const char* left = static_cast<const char*>(a) + (i * steps + first) * kStep;
                 for (int64_t j = 0; j < columns; ++j) {
-                    float* square = once ? sums : sums + (i * columns + j) * kSquare;
-                    tiles::multiply<PARTS>(left, packed + j * some * kStep, some, first > 0, square);
+                    // each part's sums begin at 0: what is small is not lost beside what was added before
+                    float* square = once ? here : sums + (i * columns + j) * kSquare;
+                    tiles::multiply<PARTS>(left, packed + j * some * kStep, some, false, first == 0 ? square : here);
+                    if (first > 0) add(here, square);
                     if (first + some < steps) continue;
                     write(square, std::min(kSide, piece.rows - i * kSide), std::min(kSide, piece.columns - j * kSide),
                           bias ? bias + piece.column + j * kSide : nullptr, shape().adds,
