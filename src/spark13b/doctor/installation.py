@@ -62,8 +62,9 @@ def native() -> Iterator[Finding]:
 
     found = find_library()
     if found.library is not None:
-        onednn = found.library.onednn
-        users = f"answers and training on a CPU use it, with oneDNN {onednn}" if onednn else "answers on a CPU use it"
+        multiplier = found.library.multiplier
+        users = "answers and training on a CPU use it" if multiplier else "answers on a CPU use it"
+        users += f", with products by {multiplier}" if multiplier else ""
         yield Finding("native", "ok", f"{found.library.describe()}; {users}")
     else:
         fix = "spark13b native build, which needs a C++ compiler, makes answers and training on a CPU faster"

@@ -38,7 +38,7 @@ class NativeModel:
 
 def describe_library(library: Library) -> str:
     """What computes models of the library, in a few words."""
-    products = f", products by oneDNN {library.onednn}" if library.onednn else ""
+    products = f", products by {library.multiplier}" if library.multiplier else ""
     return f"the native library ({library.describe()}{products})"
 
 

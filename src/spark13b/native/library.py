@@ -20,6 +20,7 @@ from spark13b.native.packing import GROUPS, fits
 
 LEVELS = ("baseline", "AVX2", "AVX-512", "AMX")  # sets of instructions, by the library's numbers; each has those before
 _LEVEL_WORDS = ("baseline", "avx2", "avx512", "amx")  # as SPARK13B_NATIVE names them
+_AMX = LEVELS.index("AMX")
 _LAYER = 18  # parameters of a layer
 
 
@@ -137,6 +138,12 @@ class Library:
         path = onednn_path()
         version: int = self._open_onednn(os.fsencode(path)) if path is not None else 0
         return f"{version // 100}.{version % 100}" if version else None
+
+    @property
+    def multiplier(self) -> str | None:
+        """What multiplies many rows: AMX, else oneDNN, in a word or two; None where there is neither."""
+        onednn = self.onednn  # is looked for, whoever multiplies
+        return "AMX" if self.level >= _AMX else f"oneDNN {onednn}" if onednn else None
 
     def step(
         self,
@@ -270,7 +277,7 @@ class Library:
         if status == 2:
             raise JobError("out of memory while a prompt was read", fix="read it in smaller parts")
         if status == 3:
-            raise JobError("oneDNN failed in a product", fix="SPARK13B_NATIVE=0 computes by MindSpore")
+            raise JobError("a product of matrices failed", fix="SPARK13B_NATIVE=0 computes by MindSpore")
         if status != 0:
             raise ValueError("the native library refused to read")
         return logits
@@ -300,7 +307,7 @@ class Library:
         pointers = [None if array is None else array.ctypes.data for array in (numbers, a, b, bias, out)]
         _ = self.onednn  # is looked for now
         if self._multiply(*pointers, threads, level) != 0:
-            raise JobError("oneDNN is missing, or failed")
+            raise JobError("there is neither AMX nor oneDNN, or it failed")
 
     def describe(self) -> str:
         """What it is, in a few words."""

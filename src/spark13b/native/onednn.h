@@ -1,4 +1,4 @@
-// The few functions of oneDNN's C interface that products.cpp calls, found at run time in the library that MindSpore brings.
+// The few functions of oneDNN's C interface that onednn_products.cpp calls, found at run time in the library that MindSpore brings.
 //
 // Declared here instead of taken from oneDNN's headers, which no package that spark13b needs installs; the names and
 // numbers are those of its documentation and have been the same in all of its version 3 (checked when it is opened).

@@ -56,7 +56,7 @@ class Prefill {
           rows_(count <= kFew ? count : padded(count)),
           type_(rounds && count > kFew ? kBfloat16 : kFloat32) {
         const int64_t hidden = shape.hidden, mlp = shape.mlp;
-        if (!plan(hidden, hidden, false, true)) type_ = kFloat32;  // without oneDNN there are no products of bfloat16
+        if (!plan(hidden, hidden, false, true)) type_ = kFloat32;  // nobody multiplies bfloat16
         x_.resize(rows_ * hidden);
         q_.resize(rows_ * hidden);
         k_.resize(rows_ * hidden);

@@ -1,4 +1,4 @@
-// A training step's forward and backward pass. Products are oneDNN's (products.h), attention is attention.h's, and what is
+// A training step's forward and backward pass. Products are those of products.h, attention is attention.h's, and what is
 // between them is computed row by row (training_kernels.h), in pieces of rows that threads share.
 //
 // Sums over rows, of biases and norms, are made of each piece's own sum, added in the order of the pieces: numbers do not
@@ -96,7 +96,7 @@ struct Kept {
     const void* matrices[kArrays];                        // weights in the products' type
 };
 
-class Failure {};  // of oneDNN
+class Failure {};  // of a product
 
 class Training {
   public:

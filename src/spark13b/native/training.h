@@ -20,7 +20,7 @@ struct TrainingShape {
 // sin: (tokens, D), the first half of sin negative. ids, targets, mask: (batch, tokens). `loss[0]` gets factor times the
 // sum of mask times the negative log likelihood, `loss[1]` the sum of mask where the target is the likeliest; gradients, of
 // loss[0], are written unless they are null.
-// -> 0; 1 for an argument out of its range; 2 when memory ends; 3 when oneDNN is missing or fails.
+// -> 0; 1 for an argument out of its range; 2 when memory ends; 3 when a product fails.
 int train_batch(Pool::Turn& pool, int level, const TrainingShape& shape, const float* const* weights, const float* cos,
                 const float* sin, const int32_t* ids, const int32_t* targets, const float* mask, float factor,
                 float* loss, float* const* gradients);
