@@ -227,19 +227,20 @@ KERNEL static inline void put_in_order(const Integers (&quads)[2], int8_t* to) {
 template <class Quads>
 KERNEL static void row_of_strip(const Matrix& w, int64_t which, int64_t in, float* out) {
     constexpr int64_t kColumns = 4 * Quads::kQuads, kBlock = LANES * kColumns;
+    constexpr int kTogether = std::min<int64_t>(32, kBlock);  // of one scale: a row's length is a multiple of 32
     const int64_t own = which % kStrip;
     const Strip strip = Strip::of(w, which - own, in);
     const uint8_t* from = strip.data + own * 4;
     for (int64_t i = 0; i < in; i += kBlock, from += LANES * strip.height * 4) {
-        const int64_t block = std::min(kBlock, in - i);  // a multiple of 32
+        const int64_t block = std::min(kBlock, in - i);
         Integers quads[Quads::kQuads];
         Quads::open(gather(from, strip.height * 4, block / kColumns), quads);
         int8_t levels[kBlock];
         put_in_order(quads, levels);
-        for (int64_t g = 0; g < block; g += 32) {
+        for (int64_t g = 0; g < block; g += kTogether) {
             const Vector scale = splat_widened(strip.scales[(i + g) / w.group * strip.height + own]);
 #pragma GCC unroll 8
-            for (int d = 0; d < 32; d += LANES)
+            for (int d = 0; d < kTogether; d += LANES)
                 store(out + i + g + d, __builtin_convertvector(widened_bytes(levels + g + d), Vector) * scale);
         }
     }
