@@ -1,8 +1,8 @@
 // The arithmetic of a decode step, for each set of instructions: see each_level.h.
 //
 // Every number is a sum in an order that depends on the lengths alone: not on the other texts of the batch, nor on who
-// computes it. A dot product is one vector accumulator from left to right, then its lanes by halves. Weights of any type
-// are widened to float32; inputs, products and sums are float32.
+// computes it. A dot product is one vector accumulator from left to right, then its lanes by halves; strips.h and vnni.h have
+// int8 and int4. Weights of float32 and bfloat16 are widened; inputs, products and sums are float32.
 
 #include "stored.h"
 
