@@ -38,13 +38,54 @@ bool same_rows(const Multiplication& one, const Multiplication& other) {
            a.a.column == b.a.column && one.product->row_size() == other.product->row_size();
 }
 
-// The parts of rows of one multiplication that are computed in a round, and where they lie packed.
+// Row parts of a multiplication that are computed in a round, and where their rows lie packed.
 struct Share {
-    int64_t first_part, parts;
-    char* packed;
-    bool packs;  // the first with these rows
-    int64_t pieces, groups;
+    const Multiplication& of;
+    int64_t packer;  // the first multiplication of the same rows: it packs them for all
+    int64_t part = 0, parts = 0;
+    char* packed = nullptr;
+
+    const Product& product() const { return *of.product; }
+    int64_t part_bytes() const { return product().packed_bytes(product().row_size()); }
+    int64_t first_row() const { return part * product().row_size(); }
+    int64_t pieces() const { return parts * product().column_parts(); }
+
+    // Rows are packed in groups.
+    int64_t groups() const {
+        const int64_t end = std::min(product().shape().rows, (part + parts) * product().row_size());
+        return (end - first_row() + Product::kPackedRows - 1) / Product::kPackedRows;
+    }
+
+    // Go on to the next parts. -> false when there is none
+    bool next() {
+        part += parts;
+        const int64_t most = part_bytes() ? std::max<int64_t>(1, kPacked / part_bytes()) : product().row_parts();
+        parts = std::min(most, product().row_parts() - part);
+        return parts > 0;
+    }
+
+    void pack(int64_t group) const {
+        const int64_t rows = group * Product::kPackedRows, row = first_row() + rows;
+        product().pack(product().shape().a.at(of.a, row, 0), std::min(Product::kPackedRows, product().shape().rows - row),
+                       packed + product().packed_bytes(rows));
+    }
+
+    bool run(int64_t number, const Columns& columns, int64_t which, int worker) const {
+        const int64_t in_round = number / product().column_parts();
+        const Product::Piece piece = product().piece(part + in_round, number % product().column_parts());
+        const void* a = packed ? packed + in_round * part_bytes() : product().shape().a.at(of.a, piece.row, 0);
+        const void* b = columns ? columns(which, piece, worker) : product().shape().b.at(of.b, 0, piece.column);
+        return product().run(piece, a, b, of.bias, of.c);
+    }
 };
+
+// Units of several things one after the other: that of `number`, which becomes a number among its own.
+template <class Count>
+int64_t find_unit(int64_t& number, const Count& count) {
+    int64_t which = 0;
+    for (; number >= count(which); ++which) number -= count(which);
+    return which;
+}
 
 }  // namespace
 
@@ -71,60 +112,41 @@ const Product* Product::plan(const Shape& shape, int level) {
 }
 
 bool multiply(Pool::Turn& pool, const Multiplication* all, int64_t count, const Columns& columns) {
-    std::vector<Share> shares(count);
+    std::vector<Share> shares;
+    for (int64_t i = 0; i < count; ++i) {
+        int64_t packer = 0;
+        while (packer < i && !same_rows(all[packer], all[i])) ++packer;
+        shares.push_back({all[i], packer});
+    }
+    const auto groups_of = [&](int64_t i) {
+        return shares[i].packed && shares[i].packer == i ? shares[i].groups() : int64_t{0};
+    };
+    const auto pieces_of = [&](int64_t i) { return shares[i].pieces(); };
     std::atomic<bool> good{true};
-    for (bool more = true; more;) {
-        more = false;
-        int64_t bytes = 0, pieces = 0, groups = 0;
-        for (int64_t i = 0; i < count; ++i) {
-            const Product& product = *all[i].product;
-            Share& share = shares[i];
-            share.first_part += share.parts;
-            const int64_t part_bytes = product.packed_bytes(product.row_size());
-            share.parts = std::min(product.row_parts() - share.first_part,
-                                   part_bytes ? std::max<int64_t>(1, kPacked / part_bytes) : product.row_parts());
-            more |= share.first_part + share.parts < product.row_parts();
-            share.pieces = share.parts * product.column_parts();
-            pieces += share.pieces;
-            share.packs = part_bytes > 0;
-            for (int64_t j = 0; j < i; ++j) share.packs &= !same_rows(all[j], all[i]);
-            const int64_t last_row = std::min(product.shape().rows, (share.first_part + share.parts) * product.row_size());
-            share.groups = !share.packs ? 0 : (last_row - share.first_part * product.row_size() + Product::kPackedRows - 1) / Product::kPackedRows;
-            groups += share.groups;
-            bytes += share.packs ? share.parts * part_bytes : 0;
-        }
+    for (;;) {
+        bool more = false;
+        int64_t bytes = 0, groups = 0, pieces = 0;
+        for (Share& share : shares) more |= share.next();
+        if (!more) return good;
+        for (int64_t i = 0; i < count; ++i)
+            if (shares[i].packer == i) bytes += shares[i].parts * shares[i].part_bytes();
         char* packed = memory_of(bytes);
         for (int64_t i = 0; i < count; ++i) {
-            shares[i].packed = packed;
-            if (shares[i].packs) packed += shares[i].parts * all[i].product->packed_bytes(all[i].product->row_size());
-            for (int64_t j = 0; j < i; ++j)
-                if (same_rows(all[j], all[i])) shares[i].packed = shares[j].packed;
+            Share& share = shares[i];
+            share.packed = share.packer < i ? shares[share.packer].packed : share.part_bytes() ? packed : nullptr;
+            if (share.packer == i) packed += share.parts * share.part_bytes();
+            groups += groups_of(i);
+            pieces += share.pieces();
         }
         pool.share(groups, [&](int64_t group, int) {
-            int64_t i = 0;
-            while (group >= shares[i].groups) group -= shares[i++].groups;
-            const Product& product = *all[i].product;
-            const int64_t row = shares[i].first_part * product.row_size() + group * Product::kPackedRows;
-            product.pack(product.shape().a.at(all[i].a, row, 0),
-                         std::min(Product::kPackedRows, product.shape().rows - row),
-                         shares[i].packed + product.packed_bytes(group * Product::kPackedRows));
+            const int64_t i = find_unit(group, groups_of);
+            shares[i].pack(group);
         });
-        pool.share(pieces, [&](int64_t number, int worker) {
-            int64_t i = 0;
-            while (number >= shares[i].pieces) number -= shares[i++].pieces;
-            const Multiplication& one = all[i];
-            const Product& product = *one.product;
-            const int64_t part = number / product.column_parts();
-            const Product::Piece piece =
-                product.piece(shares[i].first_part + part, number % product.column_parts());
-            const int64_t packed_part = product.packed_bytes(product.row_size());
-            const void* a = packed_part ? shares[i].packed + part * packed_part
-                                        : product.shape().a.at(one.a, piece.row, 0);
-            const void* b = columns ? columns(i, piece, worker) : product.shape().b.at(one.b, 0, piece.column);
-            if (!product.run(piece, a, b, one.bias, one.c)) good.store(false, std::memory_order_relaxed);
+        pool.share(pieces, [&](int64_t piece, int worker) {
+            const int64_t i = find_unit(piece, pieces_of);
+            if (!shares[i].run(piece, columns, i, worker)) good.store(false, std::memory_order_relaxed);
         });
     }
-    return good;
 }
 
 extern "C" {
