@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "levels.h"
+#include "tile_attention.h"
 
 namespace {
 
@@ -72,12 +73,21 @@ bool reserve(int workers, int64_t numbers) {
     }
 }
 
+// Tiles of float32 are packed in three parts, which takes as long as it saves unless so many queries meet a key.
+bool by_tiles(int level, const AttentionShape& shape) {
+    constexpr int64_t kMeet = 400;
+    return level >= kTileLevel &&
+           (shape.type == kBfloat16 ||
+            shape.queries * std::min(shape.window, shape.start + shape.queries / 2) >= kMeet * shape.keys);
+}
+
 int64_t blocks_of(int64_t queries) { return (queries + kQueries - 1) / kQueries; }
 
 }  // namespace
 
 bool attend_rows(Pool::Turn& pool, int level, const AttentionShape& shape, Rows<const float> q, Rows<const float> k,
                  Rows<const float> v, Rows<float> out, float* log_sums) {
+    if (by_tiles(level, shape)) return attend_rows_by_tiles(pool, shape, q, k, v, out, log_sums);
     const int64_t blocks = blocks_of(shape.queries), size = shape.size;
     const Kernels& run = kernels_of(level);
     const float scale = 1.0f / std::sqrt(static_cast<float>(size));
@@ -97,6 +107,8 @@ bool attend_rows(Pool::Turn& pool, int level, const AttentionShape& shape, Rows<
 bool attend_rows_gradient(Pool::Turn& pool, int level, const AttentionShape& shape, Rows<const float> q,
                           Rows<const float> k, Rows<const float> v, Rows<const float> out, const float* log_sums,
                           Rows<const float> dout, Rows<float> dq, Rows<float> dk, Rows<float> dv) {
+    if (by_tiles(level, shape))
+        return attend_rows_gradient_by_tiles(pool, shape, q, k, v, out, log_sums, dout, dq, dk, dv);
     const int64_t size = shape.size, width = (size + 15) / 16 * 16;  // whole vectors of every set
     const Kernels& run = kernels_of(level);
     const float scale = 1.0f / std::sqrt(static_cast<float>(size));

@@ -7,15 +7,18 @@
 #include <cstdint>
 
 #include "pool.h"
+#include "weights.h"
 
 struct AttentionShape {
     int64_t batch, heads, size;  // texts, heads of each, numbers of a head's row
     int64_t queries, keys;       // rows of a text and head: T and S
     int64_t start, window;       // position of the first query among the keys, with start + T <= S; both count from 1 key
+    int32_t type = kFloat32;     // kBfloat16: the sides of products may be rounded to it
 
     // Whether everything is in its range.
     bool valid() const {
-        return batch > 0 && heads > 0 && size > 0 && queries > 0 && start >= 0 && window > 0 && start + queries <= keys;
+        return batch > 0 && heads > 0 && size > 0 && queries > 0 && start >= 0 && window > 0 && start + queries <= keys &&
+               (type == kFloat32 || type == kBfloat16);
     }
 };
 
@@ -30,7 +33,7 @@ struct Rows {
 };
 
 // out = softmax(q k^T / sqrt(D)) v. `log_sums` (batch, heads, queries), or null: the logarithm of each query's sum of
-// exponentials, which the gradient needs. All float32. False when there is no memory.
+// exponentials, which the gradient needs. All are float32. False when there is no memory.
 bool attend_rows(Pool::Turn& pool, int level, const AttentionShape& shape, Rows<const float> q, Rows<const float> k,
                  Rows<const float> v, Rows<float> out, float* log_sums);
 

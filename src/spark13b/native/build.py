@@ -24,6 +24,8 @@ SOURCES = (
     "onednn_products.cpp",
     "tile_products.cpp",
     "attention.cpp",
+    "tile_attention.cpp",
+    "tile_attention_gradient.cpp",
     "training.cpp",
     "optimizer.cpp",
     "operators.cpp",

@@ -36,10 +36,10 @@ float float_of(int64_t bits) {
 
 Call call_of(void** data, int64_t** shapes) { return {data, shapes, static_cast<const int64_t*>(data[0])}; }
 
-// numbers[2] is the window; q is tensor 1, (B, H, T, D)
+// numbers[2] is the window, numbers[3] the type of products (weights.h); q is tensor 1, (B, H, T, D)
 AttentionShape attention_of(const Call& call) {
     const int64_t* q = call.shapes[1];
-    return {q[0], q[1], q[3], q[2], q[2], 0, call.numbers[2]};
+    return {q[0], q[1], q[3], q[2], q[2], 0, call.numbers[2], static_cast<int32_t>(call.numbers[3])};
 }
 
 template <class Number>

@@ -110,7 +110,7 @@ class Prefill {
                     }
                 }
             });
-            const AttentionShape attention = {1, shape_.heads, size, count_, seen, past, window};
+            const AttentionShape attention = {1, shape_.heads, size, count_, seen, past, window, type_};
             if (!attend_rows(pool_, level_, attention, {q_.data(), 0, size, hidden},
                              {keys.data(), 0, seen * size, size}, {values.data(), 0, seen * size, size},
                              {h_.data(), 0, size, hidden}, nullptr))

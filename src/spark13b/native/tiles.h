@@ -51,8 +51,8 @@ class Turn {
     };
 };
 
-// c (32, 32) = a b, or c += a b, over `steps` steps of packed panels.
-template <int PARTS>
+// c (32, 32) = a b, or c += a b, over `steps` steps of packed panels. STREAMS: b goes by the first cache, where the rest stays.
+template <int PARTS, bool STREAMS = false>
 TILES inline void multiply(const char* a, const char* b, int64_t steps, bool adds, float* c) {
     constexpr int64_t kStep = step_bytes(PARTS), kPart = 2 * kTileBytes, kRow = kSide * sizeof(float);
     if (adds) {
@@ -69,9 +69,14 @@ TILES inline void multiply(const char* a, const char* b, int64_t steps, bool add
 #define LOAD_A(part)                                        \
     _tile_loadd(4, a + s * kStep + (part) * kPart, 64);     \
     _tile_loadd(5, a + s * kStep + (part) * kPart + kTileBytes, 64)
-#define LOAD_B(part)                                        \
-    _tile_loadd(6, b + s * kStep + (part) * kPart, 64);     \
-    _tile_loadd(7, b + s * kStep + (part) * kPart + kTileBytes, 64)
+#define LOAD_B(part)                                                              \
+    if (STREAMS) {                                                                \
+        _tile_stream_loadd(6, b + s * kStep + (part) * kPart, 64);                \
+        _tile_stream_loadd(7, b + s * kStep + (part) * kPart + kTileBytes, 64);   \
+    } else {                                                                      \
+        _tile_loadd(6, b + s * kStep + (part) * kPart, 64);                       \
+        _tile_loadd(7, b + s * kStep + (part) * kPart + kTileBytes, 64);          \
+    }
 #define ADD_PRODUCTS         \
     _tile_dpbf16ps(0, 4, 6); \
     _tile_dpbf16ps(1, 4, 7); \

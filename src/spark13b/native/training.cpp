@@ -305,7 +305,7 @@ class Training {
 
     AttentionShape attention() const {
         return {shape_.batch, shape_.heads, shape_.hidden / shape_.heads, shape_.tokens, shape_.tokens, 0,
-                shape_.window};
+                shape_.window, shape_.type};
     }
 
     template <class Number>

@@ -40,7 +40,8 @@ class Tiles(nn.Cell):
 
     def __init__(self, window: int, library: Library) -> None:
         super().__init__()
-        self.numbers = Tensor(np.array([thread_count(), library.level, window], np.int64))
+        float32 = 0  # a type of weights.h
+        self.numbers = Tensor(np.array([thread_count(), library.level, window, float32], np.int64))
         f32 = mindspore.float32
         self.attend = ops.Custom(
             f"{library.path}:spark_attention", lambda n, q, k, v: (q, q[:3]), lambda n, q, k, v: (f32, f32), "aot"
