@@ -104,6 +104,11 @@ bool attend_rows(Pool::Turn& pool, int level, const AttentionShape& shape, Rows<
     return true;
 }
 
+bool attend_rows(Pool::Turn& pool, const AttentionShape& shape, Rows<const float> q, Rows<const uint16_t> k,
+                 Rows<const uint16_t> v, Rows<float> out) {
+    return attend_rows_by_tiles(pool, shape, q, k, v, out);
+}
+
 bool attend_rows_gradient(Pool::Turn& pool, int level, const AttentionShape& shape, Rows<const float> q,
                           Rows<const float> k, Rows<const float> v, Rows<const float> out, const float* log_sums,
                           Rows<const float> dout, Rows<float> dq, Rows<float> dk, Rows<float> dv) {

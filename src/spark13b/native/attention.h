@@ -37,6 +37,10 @@ struct Rows {
 bool attend_rows(Pool::Turn& pool, int level, const AttentionShape& shape, Rows<const float> q, Rows<const float> k,
                  Rows<const float> v, Rows<float> out, float* log_sums);
 
+// The same with keys and values that are bfloat16 where they lie, from kTileLevel (levels.h) on.
+bool attend_rows(Pool::Turn& pool, const AttentionShape& shape, Rows<const float> q, Rows<const uint16_t> k,
+                 Rows<const uint16_t> v, Rows<float> out);
+
 // The gradients dq, dk, dv for that of `out`; every number of them is written.
 bool attend_rows_gradient(Pool::Turn& pool, int level, const AttentionShape& shape, Rows<const float> q,
                           Rows<const float> k, Rows<const float> v, Rows<const float> out, const float* log_sums,

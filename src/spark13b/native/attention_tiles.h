@@ -108,16 +108,16 @@ TILES inline void write_row(const float* sums, int64_t size, float factor, float
 }
 
 // 32 rows from `data` on as columns of a right factor whose depth is their numbers: scores = queries x keys^T.
-template <int PARTS>
-inline void pack_columns(const float* data, int64_t row, int64_t rows, int64_t size, char* to) {
-    pack_panel<PARTS, true>(Operand<float>{data, row, 1}, rows, size, to);
+template <int PARTS, class Element>
+inline void pack_columns(const Element* data, int64_t row, int64_t rows, int64_t size, char* to) {
+    pack_panel<PARTS, true>(Operand<Element>{data, row, 1}, rows, size, to);
 }
 
 // 32 rows from `data` on as a step, number `step` of `steps`, of a right factor's depth: out = weights x values.
-template <int PARTS>
-inline void pack_step(const float* data, int64_t row, int64_t rows, int64_t size, int64_t step, int64_t steps, char* to) {
+template <int PARTS, class Element>
+inline void pack_step(const Element* data, int64_t row, int64_t rows, int64_t size, int64_t step, int64_t steps, char* to) {
     for (int64_t d = 0; d < size; d += kSide)
-        pack_panel<PARTS, true>(Operand<float>{data + d, 1, row}, std::min(kSide, size - d), rows,
+        pack_panel<PARTS, true>(Operand<Element>{data + d, 1, row}, std::min(kSide, size - d), rows,
                                        to + (d / kSide * steps + step) * step_bytes(PARTS));
 }
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 #include "arithmetic.h"
@@ -74,7 +75,11 @@ class Prefill {
         const int64_t hidden = shape_.hidden, mlp = shape_.mlp, size = hidden / shape_.heads;
         const int64_t past = std::min({start, window - 1, slots});
         const int64_t seen = past + count_;
-        std::vector<float> keys(seen * hidden), values(seen * hidden);  // head after head: a head's lie close together
+        // attention reads the rings where what it sees lies in them row after row, in a type it takes
+        const bool stays = start + count_ <= slots &&
+                           (ring_type == kFloat32 || (type_ == kBfloat16 && level_ >= kTileLevel));
+        const int64_t copied = stays ? 0 : seen * hidden;
+        std::vector<float> keys(copied), values(copied);  // head after head: a head's lie close together
 
         pool_.share(count_, [&](int64_t t, int) { run_.row(weights_.embedding(), ids[t], hidden, &x_[t * hidden]); });
         for (int64_t number = 0; number < shape_.layers; ++number) {
@@ -89,15 +94,23 @@ class Prefill {
             pool_.share(shape_.heads, [&](int64_t head, int) {
                 const Ring ring_keys(rings[2 * number], ring_type, head, slots, size);
                 const Ring ring_values(rings[2 * number + 1], ring_type, head, slots, size);
+                if (stays) {
+                    for (int64_t t = 0; t < count_; ++t) {
+                        const int64_t at = t * hidden + head * size;
+                        turn_row(at, start + t, size, cos, sin);
+                        put(ring_keys, start + t, size, &k_[at]);
+                        put(ring_values, start + t, size, &v_[at]);
+                    }
+                    return;
+                }
                 float *own_keys = &keys[head * seen * size], *own_values = &values[head * seen * size];
                 for (int64_t p = 0; p < past; ++p, own_keys += size, own_values += size) {
                     get(ring_keys, start - past + p, size, own_keys);
                     get(ring_values, start - past + p, size, own_values);
                 }
                 for (int64_t t = 0; t < count_; ++t, own_keys += size, own_values += size) {
-                    const int64_t at = t * hidden + head * size, turned = (start + t) * size;
-                    own_.turn(&q_[at], cos + turned, sin + turned, size);
-                    own_.turn(&k_[at], cos + turned, sin + turned, size);
+                    const int64_t at = t * hidden + head * size;
+                    turn_row(at, start + t, size, cos, sin);
                     std::memcpy(own_keys, &k_[at], size * sizeof(float));
                     std::memcpy(own_values, &v_[at], size * sizeof(float));
                     if (ring_type == kBfloat16) {  // as those that are read from the rings: parts make no difference
@@ -111,10 +124,24 @@ class Prefill {
                 }
             });
             const AttentionShape attention = {1, shape_.heads, size, count_, seen, past, window, type_};
-            if (!attend_rows(pool_, level_, attention, {q_.data(), 0, size, hidden},
-                             {keys.data(), 0, seen * size, size}, {values.data(), 0, seen * size, size},
-                             {h_.data(), 0, size, hidden}, nullptr))
-                throw std::bad_alloc();
+            const Rows<const float> q = {q_.data(), 0, size, hidden};
+            const Rows<float> out = {h_.data(), 0, size, hidden};
+            const Ring first_keys(rings[2 * number], ring_type, 0, slots, size);
+            const Ring first_values(rings[2 * number + 1], ring_type, 0, slots, size);
+            const auto in_ring = [&](auto* rows) {
+                return Rows<std::remove_pointer_t<decltype(rows)>>{rows + (start - past) * size, 0, slots * size, size};
+            };
+            const auto copy = [&](const std::vector<float>& rows) {
+                return Rows<const float>{rows.data(), 0, seen * size, size};
+            };
+            const bool good =
+                !stays ? attend_rows(pool_, level_, attention, q, copy(keys), copy(values), out, nullptr)
+                : ring_type == kFloat32
+                    ? attend_rows(pool_, level_, attention, q, in_ring(static_cast<const float*>(first_keys.rows())),
+                                  in_ring(static_cast<const float*>(first_values.rows())), out, nullptr)
+                    : attend_rows(pool_, attention, q, in_ring(static_cast<const uint16_t*>(first_keys.rows())),
+                                  in_ring(static_cast<const uint16_t*>(first_values.rows())), out);
+            if (!good) throw std::bad_alloc();
             multiply({{matrix.out, vector.out_bias, operand(h_, hidden), x_.data()}}, hidden, hidden, true);
 
             norm(vector.mlp_norm_gamma, vector.mlp_norm_beta);
@@ -142,6 +169,12 @@ class Prefill {
         return Product::plan({rows_, outputs, inputs, {type_, inputs, 1}, {type_, 1, inputs}, {kFloat32, outputs, 1},
                               bias, adds},
                              level_);
+    }
+
+    // Rotate a head's query and key, which begin at q_[at] and k_[at].
+    void turn_row(int64_t at, int64_t position, int64_t size, const float* cos, const float* sin) {
+        for (std::vector<float>* rows : {&q_, &k_})
+            own_.turn(&(*rows)[at], cos + position * size, sin + position * size, size);
     }
 
     void get(const Ring& ring, int64_t position, int64_t size, float* to) const {

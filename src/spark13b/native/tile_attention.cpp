@@ -192,9 +192,9 @@ TILES void attend_block(const float* q, int64_t q_row, int64_t count, int64_t po
     }
 }
 
-template <int PARTS>
-bool attend(Pool::Turn& pool, const AttentionShape& shape, Rows<const float> q, Rows<const float> k,
-            Rows<const float> v, Rows<float> out, float* log_sums) {
+template <int PARTS, class Element>
+bool attend(Pool::Turn& pool, const AttentionShape& shape, Rows<const float> q, Rows<const Element> k,
+            Rows<const Element> v, Rows<float> out, float* log_sums) {
     const int64_t size = shape.size, blocks = (shape.queries + kPanels * kSide - 1) / (kPanels * kSide);
     const int64_t key_steps = steps_of(shape.start + shape.queries), pairs = shape.batch * shape.heads;
     const int64_t first_step = Sight{shape.start, shape.window}.begin();
@@ -239,7 +239,17 @@ bool attend_rows_by_tiles(Pool::Turn& pool, const AttentionShape& shape, Rows<co
                                    : attend<3>(pool, shape, q, k, v, out, log_sums);
 }
 
+bool attend_rows_by_tiles(Pool::Turn& pool, const AttentionShape& shape, Rows<const float> q, Rows<const uint16_t> k,
+                          Rows<const uint16_t> v, Rows<float> out) {
+    return attend<1>(pool, shape, q, k, v, out, nullptr);
+}
+
 #else
+
+bool attend_rows_by_tiles(Pool::Turn&, const AttentionShape&, Rows<const float>, Rows<const uint16_t>,
+                          Rows<const uint16_t>, Rows<float>) {
+    return false;
+}
 
 bool attend_rows_by_tiles(Pool::Turn&, const AttentionShape&, Rows<const float>, Rows<const float>, Rows<const float>,
                           Rows<float>, float*) {

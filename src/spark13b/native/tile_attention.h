@@ -6,6 +6,10 @@
 bool attend_rows_by_tiles(Pool::Turn& pool, const AttentionShape& shape, Rows<const float> q, Rows<const float> k,
                           Rows<const float> v, Rows<float> out, float* log_sums);
 
+// Of keys and values that are bfloat16 where they lie.
+bool attend_rows_by_tiles(Pool::Turn& pool, const AttentionShape& shape, Rows<const float> q, Rows<const uint16_t> k,
+                          Rows<const uint16_t> v, Rows<float> out);
+
 bool attend_rows_gradient_by_tiles(Pool::Turn& pool, const AttentionShape& shape, Rows<const float> q,
                                    Rows<const float> k, Rows<const float> v, Rows<const float> out,
                                    const float* log_sums, Rows<const float> dout, Rows<float> dq, Rows<float> dk,
