@@ -108,6 +108,22 @@ def test_rings_of_bfloat16_round_keys_and_values_alone_whatever_the_parts(native
     np.testing.assert_allclose(steps, whole, atol=0.04 * abs(expected).max())
 
 
+@pytest.mark.parametrize("rounds", [False, True])
+@pytest.mark.parametrize("halves", [False, True])
+def test_keys_are_the_same_read_in_rings_and_copied_out_of_them(
+    rounds: bool, halves: bool, native_library: Library
+) -> None:
+    """Rings of 140 hold the whole text; rings of 50 begin anew, and what lies in two pieces is copied."""
+    ids = random_ids(1, 136)
+    shape = {"seq_length": 140, "sparse_local_size": 50}
+    lies, turns = (Texts(native_library, 1, slots, halves=halves, **shape) for slots in (140, 50))
+    for level in range(native_library.level + 1):
+        found, copied = (read(texts, ids[0], [70, 40, 26], rounds=rounds, level=level) for texts in (lies, turns))
+        np.testing.assert_array_equal(found, copied)
+        expected = lies.twin.logits(ids)[0]
+        np.testing.assert_allclose(found, expected, atol=(0.1 if rounds or halves else 1e-4) * abs(expected).max())
+
+
 def test_without_onednn_the_librarys_own_products_give_the_same(
     native_library: Library,
 ) -> None:
