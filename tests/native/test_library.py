@@ -113,7 +113,7 @@ def test_logits_are_those_of_the_formulas_for_odd_shapes_on_every_set_of_instruc
     texts = Texts(native_library, 2, **shape)
     ids = random_ids(2, 23)
     expected = texts.twin.logits(ids)
-    for level in range(native_library.level + 1):
+    for level in range(native_library.best + 1):
         np.testing.assert_allclose(grown(texts, ids, level=level), expected, atol=1e-4)
 
 
@@ -230,7 +230,7 @@ def test_a_text_has_the_same_bits_alone_among_eleven_and_with_any_number_of_thre
 ) -> None:
     texts = Texts(native_library, 11, hidden_size=hidden, vocab_size=401, ffn_hidden_size=1000)
     ids = random_ids(11, 13)
-    for level in range(native_library.level + 1):
+    for level in range(native_library.best + 1):
         together = grown(texts, ids, level=level)
         for threads in (2, 3):
             np.testing.assert_array_equal(grown(texts, ids, level=level, threads=threads), together)
@@ -276,7 +276,7 @@ class TestRefusedBeforeTheLibraryIsCalled:
             (lambda texts: texts.step([0], [1], [40]), "positions go from 40 to 40, of 40"),
             (lambda texts: texts.step([0], [1], [-1]), "positions go from -1"),
             (lambda texts: texts.step([0], [1], [0], threads=0), "0 threads"),
-            (lambda texts: texts.step([0], [1], [0], level=4), "level 4"),
+            (lambda texts: texts.step([0], [1], [0], level=5), "level 5"),
             (lambda texts: texts.step([], [], []), "0 texts"),
             (lambda texts: texts.step([0, 0], [1, 1], [0, 0]), "the same for two texts"),
             (lambda texts: texts.step([0, 1], [1], [0]), r"rings must be uint64 \(1, 2, 2\)"),
@@ -371,7 +371,10 @@ class TestBuilding:
         assert limited.level == 0
         assert limited.describe().startswith("baseline, compiled by")
         monkeypatch.setenv("SPARK13B_NATIVE", "fastest")
-        assert find_library().reason == "SPARK13B_NATIVE=fastest is neither 0 nor one of baseline, avx2, avx512, amx"
+        assert (
+            find_library().reason
+            == "SPARK13B_NATIVE=fastest is neither 0 nor one of baseline, avx2, avx512, amx, amx-float32"
+        )
 
     def test_a_file_that_is_no_library_is_not_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(library_module, "source_folder", lambda: tmp_path)

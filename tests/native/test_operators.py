@@ -97,7 +97,7 @@ def test_attention_and_its_gradient_are_numpys_on_every_set_of_instructions(
     q, k, v, change = four_random(tokens, size)
     wide = [array.astype(np.float64) for array in (q, k, v)]
     expected = [attention(*wide, window), *attention_gradient(*wide, window, change)]
-    for level in range(native_library.level + 1):
+    for level in range(native_library.best + 1):
         found = attend(native_library, level, 2, FLOAT32, window, q, k, v, change)
         for one, wanted in zip(found, expected, strict=True):
             np.testing.assert_allclose(one, wanted, atol=2e-5)
@@ -127,7 +127,7 @@ def test_attention_in_bfloat16_is_off_by_its_rounding(size: int, tokens: int, na
     wide = [array.astype(np.float64) for array in (q, k, v)]
     for window in (1, 20, 1000):
         expected = [attention(*wide, window), *attention_gradient(*wide, window, change)]
-        for level in range(native_library.level + 1):
+        for level in range(native_library.best + 1):
             found = attend(native_library, level, 2, BFLOAT16, window, q, k, v, change)
             for one, wanted in zip(found, expected, strict=True):
                 np.testing.assert_allclose(one, wanted, rtol=0, atol=0.012 * max(3.0, abs(wanted).max()))
@@ -137,7 +137,7 @@ def test_attention_in_bfloat16_is_off_by_its_rounding(size: int, tokens: int, na
 def test_attention_has_the_same_bits_for_any_number_of_threads(kind: int, tokens: int, native_library: Library) -> None:
     arrays = four_random(tokens, 48)
     for window in (50, 2000):
-        one, two = (attend(native_library, native_library.level, threads, kind, window, *arrays) for threads in (1, 2))
+        one, two = (attend(native_library, native_library.best, threads, kind, window, *arrays) for threads in (1, 2))
         for left, right in zip(one, two, strict=True):
             np.testing.assert_array_equal(left, right)
 
@@ -145,7 +145,7 @@ def test_attention_has_the_same_bits_for_any_number_of_threads(kind: int, tokens
 @pytest.mark.parametrize(("kind", "tokens"), [(FLOAT32, 130), (FLOAT32, 1026), (BFLOAT16, 130)])
 def test_what_stands_behind_a_block_of_queries_cannot_reach_it(kind: int, tokens: int, native_library: Library) -> None:
     q, k, v, _ = four_random(tokens, 40)
-    given, block = numbers(2, native_library.level, 2000, kind), tokens - 2
+    given, block = numbers(2, native_library.best, 2000, kind), tokens - 2
     expected, found, sums = np.empty_like(q), np.empty_like(q), np.empty(q.shape[:3], np.float32)
     assert call(native_library, "spark_attention", [given, q, k, v], [expected, sums]) == 0
     k[:, :, block:], v[:, :, block:] = np.nan, np.inf
@@ -159,10 +159,10 @@ def test_large_scores_neither_overflow_nor_vanish(native_library: Library) -> No
     q, k, v, change = (array[:1, :1].copy() for array in four_random(820, 32))
     q, k = 30 * q, k * np.linspace(0.1, 30, 820, dtype=np.float32)[:, None]
     expected = attention(*(array.astype(np.float64) for array in (q, k, v)), 500)
-    for level in range(native_library.level + 1):
+    for level in range(native_library.best + 1):
         found = attend(native_library, level, 2, FLOAT32, 500, q, k, v, change)
         np.testing.assert_allclose(found[0], expected, atol=5e-3)
-    rounded = attend(native_library, native_library.level, 2, BFLOAT16, 500, q, k, v, change)
+    rounded = attend(native_library, native_library.best, 2, BFLOAT16, 500, q, k, v, change)
     assert all(np.isfinite(one).all() for one in rounded)
 
 
@@ -212,7 +212,7 @@ def test_a_batchs_loss_and_gradients_are_numpys(native_library: Library) -> None
         wide = {other: array.astype(np.float64) for other, array in batch.weights.items()}
         moved = [batch.loss(wide | {name: wide[name] + sign * 1e-5 * step}) for sign in (1, -1)]
         slopes[name] = (moved[0] - moved[1]) / 2e-5
-    for level in range(native_library.level + 1):
+    for level in range(native_library.best + 1):
         for recompute in (0, 1):
             sums, gradients = np.empty(2, np.float32), [np.empty_like(one) for one in batch.weights.values()]
             inputs = batch.inputs(level, recompute=recompute)
@@ -221,7 +221,7 @@ def test_a_batchs_loss_and_gradients_are_numpys(native_library: Library) -> None
             for (name, step), found in zip(directions.items(), gradients, strict=True):
                 np.testing.assert_allclose((found * step).sum(), slopes[name], rtol=2e-3, atol=2e-3, err_msg=name)
     alone = np.empty(2, np.float32)
-    assert call(native_library, "spark_loss", batch.inputs(native_library.level), [alone]) == 0
+    assert call(native_library, "spark_loss", batch.inputs(native_library.best), [alone]) == 0
     np.testing.assert_array_equal(alone, sums)
 
 
@@ -229,7 +229,7 @@ def test_gradients_have_the_same_bits_for_any_number_of_threads_and_bfloat16_is_
     batch, found = Batch(window=1), []
     for threads, kind in ((1, 0), (2, 0), (1, 1), (2, 1)):
         outputs = [np.empty(2, np.float32), *(np.empty_like(one) for one in batch.weights.values())]
-        inputs = batch.inputs(native_library.level, threads, kind)
+        inputs = batch.inputs(native_library.best, threads, kind)
         assert call(native_library, "spark_loss_and_gradients", inputs, outputs) == 0
         found.append(outputs)
     for one, two in (found[:2], found[2:]):
@@ -251,7 +251,7 @@ def test_an_update_is_adamws_with_the_gradients_clipped(native_library: Library)
         change = change.astype(np.float64) * factor
         first, second = 0.9 * first + 0.1 * change, 0.95 * second + 0.05 * change**2
         expected.append(one * (1 - rate * decay * decays_it) - rate * first / (np.sqrt(second) + 1e-8))
-    settings = numbers(2, native_library.level, *map(bits, (0.9, 0.95, 1e-8, clip)), 0, *decays)
+    settings = numbers(2, native_library.best, *map(bits, (0.9, 0.95, 1e-8, clip)), 0, *decays)
     scalars = [np.array([value], np.float32) for value in (rate, decay, scale)]
     out = np.empty(1, np.float32)
     assert call(native_library, "spark_update", [settings, *scalars, *weights, *m, *v, *gradients], [out]) == 0

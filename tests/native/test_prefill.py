@@ -57,7 +57,7 @@ def test_logits_are_those_of_the_formulas_in_parts_of_any_length_on_every_set_of
     ids = random_ids(1, 136)
     expected = texts.twin.logits(ids)[0]
     for parts in ([136], [1, 7, 63, 65], [65, 63, 7, 1]):
-        for level in range(native_library.level + 1):
+        for level in range(native_library.best + 1):
             found = read(texts, ids[0], parts, level=level)
             np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=f"{parts}, {LEVELS[level]}")
 
@@ -117,7 +117,7 @@ def test_keys_are_the_same_read_in_rings_and_copied_out_of_them(
     ids = random_ids(1, 136)
     shape = {"seq_length": 140, "sparse_local_size": 50}
     lies, turns = (Texts(native_library, 1, slots, halves=halves, **shape) for slots in (140, 50))
-    for level in range(native_library.level + 1):
+    for level in range(native_library.best + 1):
         found, copied = (read(texts, ids[0], [70, 40, 26], rounds=rounds, level=level) for texts in (lies, turns))
         np.testing.assert_array_equal(found, copied)
         expected = lies.twin.logits(ids)[0]

@@ -62,9 +62,9 @@ def native() -> Iterator[Finding]:
 
     found = find_library()
     if found.library is not None:
-        multiplier = found.library.multiplier
-        users = "answers and training on a CPU use it" if multiplier else "answers on a CPU use it"
-        users += f", with products by {multiplier}" if multiplier else ""
+        multipliers = {kind: found.library.multiplier(kind) for kind in ("float32", "bfloat16")}
+        users = "answers and training on a CPU use it" if all(multipliers.values()) else "answers on a CPU use it"
+        users += "".join(f", {kind} products by {name}" for kind, name in multipliers.items() if name)
         yield Finding("native", "ok", f"{found.library.describe()}; {users}")
     else:
         fix = "spark13b native build, which needs a C++ compiler, makes answers and training on a CPU faster"

@@ -36,7 +36,7 @@ def describe(model: SparkForCausalLM | NativeModel) -> str:
     reason = why_not(model) or found.reason
     if found.library is None or reason:
         return f"answers by MindSpore: {reason}"
-    return f"answers by {describe_library(found.library)}"
+    return f"answers by {describe_library(found.library, model.config)}"
 
 
 def why_not(model: SparkForCausalLM) -> str | None:

@@ -33,12 +33,13 @@ class NativeModel:
 
     def describe(self) -> str:
         """What computes it, in a few words."""
-        return describe_library(self.library)
+        return describe_library(self.library, self.config)
 
 
-def describe_library(library: Library) -> str:
-    """What computes models of the library, in a few words."""
-    products = f", products by {library.multiplier}" if library.multiplier else ""
+def describe_library(library: Library, config: SparkConfig) -> str:
+    """What computes such a model of the library, in a few words."""
+    multiplier = library.multiplier(config.compute_type)
+    products = f", products by {multiplier}" if multiplier else ""
     return f"the native library ({library.describe()}{products})"
 
 

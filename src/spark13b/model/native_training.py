@@ -25,9 +25,10 @@ def choose_training(config: SparkConfig, setup: Setup) -> tuple[Library | None, 
     reason = _why_not(config, setup) or found.reason
     if found.library is None or reason:
         return None, f"training by MindSpore's operators: {reason}"
-    if found.library.multiplier is None:
+    multiplier = found.library.multiplier(config.compute_type)
+    if multiplier is None:
         return None, "training by MindSpore's operators: oneDNN, which multiplies matrices, is not found"
-    described = f"{found.library.describe()}, {config.compute_type} products by {found.library.multiplier}"
+    described = f"{found.library.describe()}, {config.compute_type} products by {multiplier}"
     return found.library, f"training by the native library ({described})"
 
 
@@ -114,7 +115,7 @@ def float_bits(value: float) -> int:
 
 def _numbers(library: Library, config: SparkConfig, recompute: bool = False) -> Tensor:
     """What the operators are told beside tensors; operators.cpp says in which order."""
-    assert library.multiplier is not None, "choose_training has looked"  # and looking opens oneDNN
+    assert library.multiplier(config.compute_type) is not None, "choose_training has looked"  # which opens oneDNN
     kind, epsilon = TYPES.index(config.compute_type), float_bits(config.layernorm_epsilon)
     numbers = [thread_count(), library.level, config.num_heads, config.sparse_local_size, kind, int(recompute), epsilon]
     return Tensor(np.array(numbers, np.int64))

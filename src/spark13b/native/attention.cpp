@@ -76,9 +76,9 @@ bool reserve(int workers, int64_t numbers) {
 // Tiles of float32 are packed in three parts, which takes as long as it saves unless so many queries meet a key.
 bool by_tiles(int level, const AttentionShape& shape) {
     constexpr int64_t kMeet = 400;
-    return level >= kTileLevel &&
-           (shape.type == kBfloat16 ||
-            shape.queries * std::min(shape.window, shape.start + shape.queries / 2) >= kMeet * shape.keys);
+    if (shape.type == kBfloat16) return level >= kTileLevel;
+    return level >= kFloatTileLevel &&
+           shape.queries * std::min(shape.window, shape.start + shape.queries / 2) >= kMeet * shape.keys;
 }
 
 int64_t blocks_of(int64_t queries) { return (queries + kQueries - 1) / kQueries; }

@@ -18,9 +18,10 @@ from spark13b.native.build import cache_folder, library_name, source_folder
 from spark13b.native.matrix import BFLOAT16, Matrix
 from spark13b.native.packing import GROUPS, fits
 
-LEVELS = ("baseline", "AVX2", "AVX-512", "AMX")  # sets of instructions, by the library's numbers; each has those before
-_LEVEL_WORDS = ("baseline", "avx2", "avx512", "amx")  # as SPARK13B_NATIVE names them
-_AMX = LEVELS.index("AMX")
+# Sets of instructions, by the library's numbers; each has those before it.
+LEVELS = ("baseline", "AVX2", "AVX-512", "AMX", "AMX for float32, too")
+_LEVEL_WORDS = ("baseline", "avx2", "avx512", "amx", "amx-float32")  # as SPARK13B_NATIVE names them
+_AMX, _FLOAT_AMX = LEVELS.index("AMX"), len(LEVELS) - 1
 _LAYER = 18  # parameters of a layer
 
 
@@ -101,12 +102,13 @@ class Library:
     Raises OSError when the system does not load it.
     """
 
-    def __init__(self, path: Path, limit: int = len(LEVELS) - 1) -> None:
+    def __init__(self, path: Path, limit: int = _AMX) -> None:
         self.path = path
         loaded = ctypes.CDLL(str(path))
         loaded.spark_compiler.restype = ctypes.c_char_p
         self.compiler: str = loaded.spark_compiler().decode()
-        self.level: int = min(loaded.spark_level(), limit)
+        self.best: int = loaded.spark_level()
+        self.level = min(self.best, limit)
         # whether int8 and int4 weights are multiplied by whole numbers
         self.vnni = bool(loaded.spark_vnni()) and self.level >= LEVELS.index("AVX-512")
         self._step = loaded.spark_decode_step
@@ -139,11 +141,11 @@ class Library:
         version: int = self._open_onednn(os.fsencode(path)) if path is not None else 0
         return f"{version // 100}.{version % 100}" if version else None
 
-    @property
-    def multiplier(self) -> str | None:
-        """What multiplies many rows: AMX, else oneDNN, in a word or two; None where there is neither."""
+    def multiplier(self, compute_type: str) -> str | None:
+        """What multiplies many rows of that type: AMX or oneDNN, in a word or two; None where nothing does."""
         onednn = self.onednn  # is looked for, whoever multiplies
-        return "AMX" if self.level >= _AMX else f"oneDNN {onednn}" if onednn else None
+        by_tiles = self.level >= (_AMX if compute_type == "bfloat16" else _FLOAT_AMX)
+        return "AMX" if by_tiles else f"oneDNN {onednn}" if onednn else None
 
     def step(
         self,
@@ -170,7 +172,7 @@ class Library:
         _check(ids, (count,), np.int32, "ids")
         _check(positions, (count,), np.int32, "positions")
         _check(rings, (count, weights.layers, 2), np.uintp, "rings")
-        if count < 1 or slots < 1 or threads < 1 or not 0 <= level <= self.level:
+        if count < 1 or slots < 1 or threads < 1 or not 0 <= level <= self.best:
             raise ValueError(f"{count} texts, {slots} slots, {threads} threads, level {level}: one is out of range")
         if ids.min() < 0 or ids.max() >= weights.vocabulary:
             raise ValueError(f"ids go from {ids.min()} to {ids.max()}, the vocabulary is {weights.vocabulary}")
@@ -222,7 +224,7 @@ class Library:
         pointers = [None if array is None else array.ctypes.data for array in (bias, x)]
         described = _described(matrix)
         numbers = len(x), inputs, adds, out.ctypes.data, threads, level, vnni
-        if not 0 <= level <= self.level or self._product(ctypes.addressof(described), *pointers, *numbers) != 0:
+        if not 0 <= level <= self.best or self._product(ctypes.addressof(described), *pointers, *numbers) != 0:
             raise ValueError("the native library refused the product")
 
     def prefill(
@@ -251,7 +253,7 @@ class Library:
         _check(rings, (weights.layers, 2), np.uintp, "rings")
         if not 0 <= start <= weights.positions - len(ids) or len(ids) < 1 or not 0 <= wanted <= len(ids):
             raise ValueError(f"{len(ids)} tokens at {start}, {wanted} wanted: one is out of range")
-        if slots < 1 or window < 1 or threads < 1 or not 0 <= level <= self.level:
+        if slots < 1 or window < 1 or threads < 1 or not 0 <= level <= self.best:
             raise ValueError(f"{slots} slots, window {window}, {threads} threads, level {level}: one is out of range")
         if ids.min() < 0 or ids.max() >= weights.vocabulary:
             raise ValueError(f"ids go from {ids.min()} to {ids.max()}, the vocabulary is {weights.vocabulary}")
@@ -338,14 +340,15 @@ def thread_count() -> int:
 def find_library() -> Found:
     """The library to use: the one beside the source, else the one in the user's cache.
 
-    SPARK13B_NATIVE=0 wants none; baseline, avx2, avx512 or amx is the best set of instructions that may be used.
+    SPARK13B_NATIVE=0 wants none; baseline, avx2, avx512, amx (the usual one) or amx-float32 is the best set of
+    instructions that may be used.
     """
     wanted = os.environ.get("SPARK13B_NATIVE", "")
     if wanted == "0":
         return Found(None, "SPARK13B_NATIVE=0 switches it off")
     if wanted and wanted not in _LEVEL_WORDS:
         return Found(None, f"SPARK13B_NATIVE={wanted} is neither 0 nor one of {', '.join(_LEVEL_WORDS)}")
-    limit = _LEVEL_WORDS.index(wanted) if wanted else len(LEVELS) - 1
+    limit = _LEVEL_WORDS.index(wanted) if wanted else _AMX
     try:
         name = library_name()
     except OSError as error:

@@ -98,7 +98,7 @@ const Product* Product::plan(const Shape& shape, int level) {
     using Key = std::array<int64_t, 15>;
     static std::map<Key, std::unique_ptr<Product>>* plans = new std::map<Key, std::unique_ptr<Product>>;
     static std::mutex lock;
-    const bool tiles = level >= kTileLevel;
+    const bool tiles = level >= (shape.a.type == kBfloat16 ? kTileLevel : kFloatTileLevel);
     const Key key{shape.rows,  shape.columns,  shape.depth,  shape.a.type, shape.a.row,    shape.a.column, shape.b.type,
                   shape.b.row, shape.b.column, shape.c.type, shape.c.row,  shape.c.column, shape.bias,     shape.adds,
                   tiles};
