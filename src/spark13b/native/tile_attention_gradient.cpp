@@ -118,8 +118,12 @@ TILES void differentiate_block(const Head<PARTS>& head, int64_t key_steps, int64
     }
     for (int64_t t = 0; t < panels * kSide; ++t) {
         __m512 delta = _mm512_setzero_ps();
-        for (int64_t d = 0; d < size && t < count; d += 16)
-            delta = _mm512_fmadd_ps(load(out + t * out_row + d, size - d), load(dout + t * dout_row + d, size - d), delta);
+        for (int64_t d = 0; d < size && t < count; d += 16) {
+            __m512 change = load(dout + t * dout_row + d, size - d);
+            // as the products have it: a query that sees one key then changes nothing
+            if (PARTS == 1) change = widened((__m256i)_mm512_cvtneps_pbh(change));
+            delta = _mm512_fmadd_ps(load(out + t * out_row + d, size - d), change, delta);
+        }
         head.deltas[t] = _mm512_reduce_add_ps(delta);
         head.logs[t] = t < count ? log_sums[t] * kLog2OfE : 0.0f;
     }

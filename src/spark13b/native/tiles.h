@@ -172,10 +172,14 @@ TILES inline __m512i load_narrow(const uint16_t* from, int64_t count) {
     return _mm512_maskz_loadu_epi16(static_cast<__mmask32>(count > 0 ? (1u << count) - 1 : 0), from);
 }
 
+TILES inline __m512 widened(__m256i halves) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
 TILES inline __m512 load(const uint16_t* from, int64_t count) {
     const __m256i some = _mm256_maskz_loadu_epi16(
         static_cast<__mmask16>(count >= 16 ? 0xffff : count > 0 ? (1u << count) - 1 : 0), from);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(some), 16));
+    return widened(some);
 }
 
 // A step's 16 rows and 32 numbers of depth, or fewer with zeros behind them, of one of the two tiles of a panel. ACROSS: as
