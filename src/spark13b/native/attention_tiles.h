@@ -1,30 +1,23 @@
 // What attention and its gradient by tiles have in common: see tile_attention.cpp and tile_attention_gradient.cpp.
 #pragma once
 
+#include "memory.h"
 #include "tiles.h"
 
 #ifdef SPARK13B_TILES
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 
 namespace tiles {
 
 constexpr int64_t kSquare = kSide * kSide;  // 32 x 32 scores, or sums
 constexpr float kLog2OfE = 1.44269504f, kLogOf2 = 0.693147181f;
 
-// Kept from call to call: one caller at a time has the pool, and with it this. Null when there is none.
+// One caller at a time has the pool, and with it this. Null when there is none.
 inline char* memory_of(int64_t size) {
-    static char* memory = nullptr;
-    static int64_t available = 0;
-    if (size > available) {
-        std::free(memory);
-        available = (size + 4095) / 4096 * 4096;
-        memory = static_cast<char*>(std::aligned_alloc(4096, available));
-        if (!memory) available = 0;
-    }
-    return memory;
+    static KeptMemory* memory = new KeptMemory;
+    return memory->of(size);
 }
 
 // 2^x: a polynomial of x's fraction, as exact as the numbers that come of it (8e-5; 8e-8 of three parts).
@@ -120,24 +113,6 @@ inline void pack_step(const Element* data, int64_t row, int64_t rows, int64_t si
         pack_panel<PARTS, true>(Operand<Element>{data + d, 1, row}, std::min(kSide, size - d), rows,
                                        to + (d / kSide * steps + step) * step_bytes(PARTS));
 }
-
-// Memory in pieces of whole cache lines; without `base` it is only measured.
-class Arena {
-  public:
-    explicit Arena(char* base) : base_(base) {}
-
-    char* bytes(int64_t count) {
-        char* at = base_ ? base_ + used_ : nullptr;
-        used_ += (count + 63) / 64 * 64;
-        return at;
-    }
-    float* floats(int64_t count) { return reinterpret_cast<float*>(bytes(count * sizeof(float))); }
-    int64_t used() const { return used_; }
-
-  private:
-    char* base_;
-    int64_t used_ = 0;
-};
 
 }  // namespace tiles
 

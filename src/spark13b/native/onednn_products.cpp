@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <memory>
 #include <mutex>
 
+#include "memory.h"
 #include "onednn.h"
 #include "products.h"
 
@@ -59,19 +59,10 @@ Owned<onednn::MemoryDesc> describe(int64_t rows, int64_t columns, const Layout& 
 // What a thread needs to run pieces: its own stream, and memory for what the kernels put aside.
 struct Thread {
     onednn::Stream* stream = nullptr;
-    void* scratch = nullptr;
-    size_t size = 0;
+    KeptMemory scratch;
 
-    ~Thread() { std::free(scratch); }
-
-    bool ready(size_t needed) {
-        if (!stream && opened.load()->call.stream_create(&stream, opened.load()->engine, onednn::kInOrder) != 0) return false;
-        if (size >= needed) return true;
-        std::free(scratch);
-        size = (needed + 4095) / 4096 * 4096;
-        scratch = std::aligned_alloc(4096, size);
-        if (!scratch) size = 0;
-        return scratch != nullptr;
+    bool ready() {
+        return stream || opened.load()->call.stream_create(&stream, opened.load()->engine, onednn::kInOrder) == 0;
     }
 };
 
@@ -123,7 +114,8 @@ struct Kernel {
 
     bool run(const void* a_data, const void* b_data, const float* bias_data, void* c_data) const {
         const Functions& call = opened.load()->call;
-        if (!own.ready(scratch_size)) return false;
+        char* aside = own.scratch.of(scratch_size);
+        if (!own.ready() || (scratch_size > 0 && !aside)) return false;
         onednn::Argument arguments[5];
         int count = 0;
         bool good = true;
@@ -136,7 +128,7 @@ struct Kernel {
         add(onednn::kWeights, b.get(), b_data);
         add(onednn::kTarget, c.get(), c_data);
         if (bias) add(onednn::kBias, bias.get(), bias_data);
-        if (scratch_size > 0) add(onednn::kScratchpad, scratch, own.scratch);
+        if (scratch_size > 0) add(onednn::kScratchpad, scratch, aside);
         good = good && call.primitive_execute(primitive, own.stream, count, arguments) == 0;
         for (int i = 0; i < count; ++i) call.memory_destroy(arguments[i].memory);
         return good;

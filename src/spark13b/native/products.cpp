@@ -3,34 +3,18 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <new>
 #include <vector>
 
 #include "levels.h"
+#include "memory.h"
 #include "model.h"
 
 namespace {
 
 constexpr int64_t kPacked = 48 << 20;  // bytes of packed rows at once, but always those of one part
-
-// Kept from call to call: one caller at a time has the pool, and with it this.
-char* memory_of(int64_t size) {
-    static char* memory = nullptr;
-    static int64_t available = 0;
-    if (size > available) {
-        std::free(memory);
-        available = (size + 4095) / 4096 * 4096;
-        memory = static_cast<char*>(std::aligned_alloc(4096, available));
-        if (!memory) {
-            available = 0;
-            throw std::bad_alloc();
-        }
-    }
-    return memory;
-}
 
 bool same_rows(const Multiplication& one, const Multiplication& other) {
     const Product::Shape &a = one.product->shape(), &b = other.product->shape();
@@ -113,6 +97,7 @@ const Product* Product::plan(const Shape& shape, int level) {
 }
 
 bool multiply(Pool::Turn& pool, const Multiplication* all, int64_t count, const Columns& columns) {
+    static KeptMemory* memory = new KeptMemory;  // one caller at a time has the pool, and with it this
     std::vector<Share> shares;
     for (int64_t i = 0; i < count; ++i) {
         int64_t packer = 0;
@@ -131,7 +116,8 @@ bool multiply(Pool::Turn& pool, const Multiplication* all, int64_t count, const 
         if (!more) return good;
         for (int64_t i = 0; i < count; ++i)
             if (shares[i].packer == i) bytes += shares[i].parts * shares[i].part_bytes();
-        char* packed = memory_of(bytes);
+        char* packed = memory->of(bytes);
+        if (bytes > 0 && !packed) throw std::bad_alloc();
         for (int64_t i = 0; i < count; ++i) {
             Share& share = shares[i];
             share.packed = share.packer < i ? shares[share.packer].packed : share.part_bytes() ? packed : nullptr;

@@ -33,16 +33,16 @@ struct Block {
     Block(Arena& arena, int64_t size) {
         constexpr int64_t kStep = step_bytes(PARTS);
         const int64_t depth = steps_of(size);
-        queries = arena.bytes(kPanels * depth * kStep);
+        queries = arena.take<char>(kPanels * depth * kStep);
         for (int turn = 0; turn < 2; ++turn) {
-            weights[turn] = arena.bytes(kSteps * kStep);
-            scores[turn] = arena.floats(kSteps * kSquare);
+            weights[turn] = arena.take<char>(kSteps * kStep);
+            scores[turn] = arena.take<float>(kSteps * kSquare);
         }
-        rows = arena.floats(kSide * size);
-        sums = arena.floats(kPanels * depth * kSquare);
-        totals = arena.floats(kPanels * kSide * 16);
-        bases = arena.floats(kPanels * kSide);
-        factors = arena.floats(kSide);
+        rows = arena.take<float>(kSide * size);
+        sums = arena.take<float>(kPanels * depth * kSquare);
+        totals = arena.take<float>(kPanels * kSide * 16);
+        bases = arena.take<float>(kPanels * kSide);
+        factors = arena.take<float>(kSide);
     }
 };
 

@@ -47,18 +47,18 @@ struct Head {
     Head(Arena& arena, int64_t keys, int64_t size) {
         constexpr int64_t kStep = step_bytes(PARTS);
         const int64_t depth = steps_of(size), steps = steps_of(keys);
-        for (char** panels : {&key_columns, &value_columns, &key_steps}) *panels = arena.bytes(steps * depth * kStep);
-        for (float** squares : {&dk, &dv}) *squares = arena.floats(steps * depth * kSquare);
+        for (char** panels : {&key_columns, &value_columns, &key_steps}) *panels = arena.take<char>(steps * depth * kStep);
+        for (float** squares : {&dk, &dv}) *squares = arena.take<float>(steps * depth * kSquare);
         for (char** panels : {&queries, &gradients, &queries_across, &gradients_across})
-            *panels = arena.bytes(kPanels * depth * kStep);
-        for (char** panels : {&weights, &changes}) *panels = arena.bytes(kPanels * kStep);
-        changes_across = arena.bytes(kPanels * kSteps * kStep);
-        rows = arena.floats(kPanels * kSide * size);
-        scores = arena.floats(kSquare);
-        score_changes = arena.floats(kSquare);
-        sums = arena.floats(kPanels * depth * kSquare);
-        logs = arena.floats(kPanels * kSide);
-        deltas = arena.floats(kPanels * kSide);
+            *panels = arena.take<char>(kPanels * depth * kStep);
+        for (char** panels : {&weights, &changes}) *panels = arena.take<char>(kPanels * kStep);
+        changes_across = arena.take<char>(kPanels * kSteps * kStep);
+        rows = arena.take<float>(kPanels * kSide * size);
+        scores = arena.take<float>(kSquare);
+        score_changes = arena.take<float>(kSquare);
+        sums = arena.take<float>(kPanels * depth * kSquare);
+        logs = arena.take<float>(kPanels * kSide);
+        deltas = arena.take<float>(kPanels * kSide);
     }
 };
 

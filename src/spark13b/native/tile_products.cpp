@@ -5,10 +5,9 @@
 // at once where there is one part only.
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
 
+#include "memory.h"
 #include "products.h"
 #include "tiles.h"
 
@@ -18,24 +17,7 @@ namespace {
 
 using tiles::kSide;
 
-// Memory of a thread, kept as long as it lives.
-struct Scratch {
-    char* memory = nullptr;
-    size_t size = 0;
-
-    ~Scratch() { std::free(memory); }
-
-    bool ready(size_t needed) {
-        if (size >= needed) return true;
-        std::free(memory);
-        size = (needed + 4095) / 4096 * 4096;
-        memory = static_cast<char*>(std::aligned_alloc(4096, size));
-        if (!memory) size = 0;
-        return memory != nullptr;
-    }
-};
-
-thread_local Scratch own;
+thread_local KeptMemory own;
 
 int64_t up_to(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
 
@@ -102,9 +84,9 @@ class TileProduct final : public Product {
         const bool once = steps <= kSteps;
         const size_t panels = columns * std::min(steps, kSteps) * kStep;
         const size_t squares = (1 + (once ? 0 : rows * columns)) * kSquare * sizeof(float);
-        if (!own.ready(panels + squares)) return false;
-        char* packed = own.memory;
-        auto* here = reinterpret_cast<float*>(own.memory + panels);
+        char* packed = own.of(panels + squares);
+        if (!packed) return false;
+        auto* here = reinterpret_cast<float*>(packed + panels);
         float* sums = here + kSquare;
         const tiles::Operand<Element> right{static_cast<const Element*>(b), shape().b.column, shape().b.row};
         const tiles::Turn turn;

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -17,6 +16,7 @@
 
 #include "attention.h"
 #include "levels.h"
+#include "memory.h"
 #include "products.h"
 
 namespace {
@@ -46,42 +46,14 @@ constexpr int64_t kRows = 32;               // of a piece between products
 constexpr int64_t kColumns = 256;           // of a piece of sums over rows
 constexpr int64_t kLogits = 16 * 1024 * 1024;  // that are in memory at once: 64 MB
 
-// Memory that is handed out piece by piece; without `base` it is only measured.
-class Arena {
-  public:
-    explicit Arena(char* base) : base_(base) {}
+// Numbers of a Type.
+void* take(Arena& arena, int64_t count, int32_t type) { return arena.take<char>(count * (type == kBfloat16 ? 2 : 4)); }
 
-    template <class Number>
-    Number* take(int64_t count) {
-        char* at = base_ ? base_ + used_ : nullptr;
-        used_ += (count * sizeof(Number) + 63) / 64 * 64;
-        return reinterpret_cast<Number*>(at);
-    }
-
-    // Numbers of a Type.
-    void* take(int64_t count, int32_t type) { return take<char>(count * (type == kBfloat16 ? 2 : 4)); }
-
-    size_t used() const { return used_; }
-
-  private:
-    char* base_;
-    size_t used_ = 0;
-};
-
-// Kept from step to step: one caller at a time has the pool, and with it this.
+// One caller at a time has the pool, and with it this.
 char* memory_of(size_t size) {
-    static char* memory = nullptr;
-    static size_t available = 0;
-    if (size > available) {
-        std::free(memory);
-        available = (size + 4095) / 4096 * 4096;
-        memory = static_cast<char*>(std::aligned_alloc(4096, available));
-        if (!memory) {
-            available = 0;
-            throw std::bad_alloc();
-        }
-    }
-    return memory;
+    static KeptMemory* memory = new KeptMemory;
+    if (char* found = memory->of(size)) return found;
+    throw std::bad_alloc();
 }
 
 // A layer's arrays in a checkpoint's order.
@@ -159,26 +131,26 @@ class Training {
                 for (float** rows : {&kept.x, &kept.q, &kept.k, &kept.v, &kept.attended, &kept.middle})
                     *rows = arena.take<float>(wide);
                 kept.log_sums = arena.take<float>(count_ * shape_.heads);
-                kept.gate = arena.take(count_ * mlp, type);
-                kept.up = arena.take(count_ * mlp, type);
+                kept.gate = take(arena, count_ * mlp, type);
+                kept.up = take(arena, count_ * mlp, type);
             }
             if (!differentiates_ && l == 1) kept.x = arena.take<float>(wide);  // two that take turns
         }
         for (int64_t l = 0; l < shape_.layers; ++l)
             for (const Place place : kMatrices)
-                kept_[l].matrices[place] = type == kBfloat16 ? arena.take(size_of(place), type) : weight(l, place);
-        table_ = type == kBfloat16 ? arena.take(shape_.vocabulary * hidden, type) : weights_[0];
+                kept_[l].matrices[place] = type == kBfloat16 ? take(arena, size_of(place), type) : weight(l, place);
+        table_ = type == kBfloat16 ? take(arena, shape_.vocabulary * hidden, type) : weights_[0];
         final_ = arena.take<float>(wide);
-        h_ = arena.take(wide, type);
-        act_ = arena.take(count_ * mlp, type);
+        h_ = take(arena, wide, type);
+        act_ = take(arena, count_ * mlp, type);
         logits_ = arena.take<float>(logit_rows_ * shape_.vocabulary);
         losses_ = arena.take<float>(count_);
         hits_ = arena.take<float>(count_);
-        for (void*& narrow : narrow_) narrow = type == kBfloat16 ? arena.take(wide, type) : nullptr;
+        for (void*& narrow : narrow_) narrow = type == kBfloat16 ? take(arena, wide, type) : nullptr;
         if (!differentiates_) return;
         for (float** rows : {&change_, &dh_, &dq_, &dk_, &dv_}) *rows = arena.take<float>(wide);
-        dgate_ = arena.take(count_ * mlp, type);
-        dup_ = arena.take(count_ * mlp, type);
+        dgate_ = take(arena, count_ * mlp, type);
+        dup_ = take(arena, count_ * mlp, type);
         sums_ = arena.take<float>(pieces_ * 2 * std::max(hidden, mlp));
     }
 
