@@ -19,7 +19,7 @@ from spark13b.native.matrix import BFLOAT16, Matrix
 from spark13b.native.packing import GROUPS, fits
 
 # Sets of instructions, by the library's numbers; each has those before it.
-LEVELS = ("baseline", "AVX2", "AVX-512", "AMX", "AMX for float32, too")
+LEVELS = ("baseline", "AVX2", "AVX-512", "AMX", "AMX-float32")
 _LEVEL_WORDS = ("baseline", "avx2", "avx512", "amx", "amx-float32")  # as SPARK13B_NATIVE names them
 _AMX, _FLOAT_AMX = LEVELS.index("AMX"), len(LEVELS) - 1
 _LAYER = 18  # parameters of a layer
