@@ -16,12 +16,12 @@ from spark13b.errors import InputError, JobError
 def check_writable(target: Path, *, force: bool = False) -> None:
     """Refuse early: `target` exists (and not `force`), or its folder cannot be made or written to."""
     if (target.exists() or target.is_symlink()) and not force:
-        raise InputError("the output already exists", where=target, fix="choose another --output or add --force")
+        raise InputError("the output already exists", where=target, fix="name another place for it, or add --force")
     folder = target.parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
-        raise InputError("the output's folder is a file", where=folder, fix="choose another --output")
+        raise InputError("the output's folder is a file", where=folder, fix="name another place for it")
     try:  # os.access is not enough: root passes it on a read-only file system
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=target.parent):
