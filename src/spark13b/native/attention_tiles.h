@@ -83,8 +83,6 @@ class Seen {
     __m512i last_, before_;
 };
 
-TILES inline __mmask16 first_of(int64_t count) { return static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1); }
-
 // `rows` <= 32 rows of `size` times `scale`, side by side.
 TILES inline void scale_rows(const float* from, int64_t row, int64_t rows, int64_t size, float scale, float* to) {
     for (int64_t r = 0; r < rows; ++r)

@@ -90,8 +90,9 @@ const Product* Product::plan(const Shape& shape, int level) {
     const auto known = plans->find(key);
     if (known != plans->end()) return known->second.get();
     const bool few = shape.rows < 64;  // packing B would cost more than AMX saves
-    std::unique_ptr<Product> made = tiles && !few ? tile_product(shape) : onednn_product(shape);
-    if (!made) made = tiles && few ? tile_product(shape) : onednn_product(shape);
+    std::unique_ptr<Product> made = tiles && !few ? tile_product(shape) : nullptr;
+    if (!made) made = onednn_product(shape);
+    if (!made && tiles) made = tile_product(shape);
     if (!made) return nullptr;  // oneDNN may be opened later
     return plans->emplace(key, std::move(made)).first->second.get();
 }

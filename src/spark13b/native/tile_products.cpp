@@ -19,12 +19,10 @@ using tiles::kSide;
 
 thread_local KeptMemory own;
 
-int64_t up_to(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
-
-// Parts of the same size.
-int64_t divided(int64_t count, int64_t most, int64_t step) {
+// The size of parts that are alike, in whole panels.
+int64_t divided(int64_t count, int64_t most) {
     const int64_t parts = (count + most - 1) / most;
-    return up_to((count + parts - 1) / parts, step);
+    return tiles::steps_of((count + parts - 1) / parts) * kSide;
 }
 
 // A square's sums += those of another part of the depth.
@@ -38,7 +36,7 @@ template <class Element>
 TILES void write(const float* sums, int64_t rows, int64_t columns, const float* bias, bool adds, Element* c, int64_t c_row) {
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t j = 0; j < columns; j += 16) {
-            const auto some = static_cast<__mmask16>(columns - j >= 16 ? 0xffff : (1u << (columns - j)) - 1);
+            const __mmask16 some = tiles::first_of(columns - j);
             __m512 sum = _mm512_load_ps(sums + r * kSide + j);
             if (bias) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(some, bias + j));
             Element* to = c + r * c_row + j;
@@ -55,11 +53,11 @@ template <int PARTS, class Element>
 class TileProduct final : public Product {
   public:
     explicit TileProduct(const Shape& shape)
-        : Product(shape, divided(shape.rows, 512, kSide),
-                  divided(shape.columns, std::clamp<int64_t>(shape.columns / 4, 64, 256), kSide)) {}
+        : Product(shape, divided(shape.rows, 512),
+                  divided(shape.columns, std::clamp<int64_t>(shape.columns / 4, 64, 256))) {}
 
     int64_t packed_bytes(int64_t rows) const override {
-        return up_to(rows, kSide) / kSide * tiles::steps_of(shape().depth) * tiles::step_bytes(PARTS);
+        return tiles::steps_of(rows) * tiles::steps_of(shape().depth) * tiles::step_bytes(PARTS);
     }
 
     void pack(const void* a, int64_t rows, void* to) const override {
@@ -80,7 +78,7 @@ class TileProduct final : public Product {
     template <class Number>
     bool run(const Piece& piece, const void* a, const void* b, const float* bias, Number* c) const {
         const int64_t steps = tiles::steps_of(shape().depth);
-        const int64_t rows = up_to(piece.rows, kSide) / kSide, columns = up_to(piece.columns, kSide) / kSide;
+        const int64_t rows = tiles::steps_of(piece.rows), columns = tiles::steps_of(piece.columns);
         const bool once = steps <= kSteps;
         const size_t panels = columns * std::min(steps, kSteps) * kStep;
         const size_t squares = (1 + (once ? 0 : rows * columns)) * kSquare * sizeof(float);

@@ -162,9 +162,14 @@ struct Operand {
     int64_t row, depth;
 };
 
+// The first `count` of 16 lanes.
+inline __mmask16 first_of(int64_t count) {
+    return static_cast<__mmask16>(count >= 16 ? 0xffff : count > 0 ? (1u << count) - 1 : 0);
+}
+
 TILES inline __m512 load(const float* from, int64_t count) {
     if (count >= 16) return _mm512_loadu_ps(from);
-    return _mm512_maskz_loadu_ps(static_cast<__mmask16>(count > 0 ? (1u << count) - 1 : 0), from);
+    return _mm512_maskz_loadu_ps(first_of(count), from);
 }
 
 TILES inline __m512i load_narrow(const uint16_t* from, int64_t count) {
@@ -177,9 +182,7 @@ TILES inline __m512 widened(__m256i halves) {
 }
 
 TILES inline __m512 load(const uint16_t* from, int64_t count) {
-    const __m256i some = _mm256_maskz_loadu_epi16(
-        static_cast<__mmask16>(count >= 16 ? 0xffff : count > 0 ? (1u << count) - 1 : 0), from);
-    return widened(some);
+    return widened(_mm256_maskz_loadu_epi16(first_of(count), from));
 }
 
 // A step's 16 rows and 32 numbers of depth, or fewer with zeros behind them, of one of the two tiles of a panel. ACROSS: as
