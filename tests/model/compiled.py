@@ -9,12 +9,13 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from spark13b.config.model import SparkConfig
+from spark13b.config.sections import LoraConfig
 from spark13b.model.attention.blocked import BlockedAttention
 from spark13b.model.causal_lm import SparkForCausalLM
 from spark13b.model.device import device
 from spark13b.model.loss import TINY, Loss
-from spark13b.model.names import expected_shapes
-from spark13b.model.native_training import NativeGradients
+from spark13b.model.names import adapter_shapes, expected_shapes
+from spark13b.model.native_training import NativeGradients, NativeParameters
 from spark13b.native.library import Library
 
 Gradients = Callable[[np.ndarray, np.ndarray], tuple[float, dict[str, np.ndarray]]]
@@ -43,8 +44,8 @@ def make_model(config: SparkConfig, weights: dict[str, np.ndarray], block: int |
 
 
 def loss_and_gradients(model: SparkForCausalLM) -> Gradients:
-    """A function of ids (B, T+1) and the mask of the targets (B, T) -> loss, full name -> gradient."""
-    weights = model.weights()
+    """A function of ids (B, T+1), mask of targets (B, T) -> loss, full name -> gradient of what is trained."""
+    weights = model.trainable()
     compute = _Gradients(model)
 
     def call(ids: np.ndarray, mask: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
@@ -57,13 +58,21 @@ def loss_and_gradients(model: SparkForCausalLM) -> Gradients:
 
 
 def native_gradients(
-    library: Library, config: SparkConfig, weights: dict[str, np.ndarray], recompute: bool = False
+    library: Library,
+    config: SparkConfig,
+    arrays: dict[str, np.ndarray],
+    recompute: bool = False,
+    lora: LoraConfig | None = None,
 ) -> Gradients:
-    """The same of a model with these weights by the native library; no MindSpore operator but the library's."""
+    """The same by the native library, of these weights and adapters; no MindSpore operator but the library's."""
     device()
-    names = list(expected_shapes(config))
-    parameters = [Parameter(Tensor(np.asarray(weights[name], np.float32)), name=name) for name in names]
-    compute = NativeGradients(library, config, parameters, recompute)
+    names, adapted = list(expected_shapes(config)), list(adapter_shapes(config, lora)) if lora else []
+    weights, adapters = (
+        {name: Parameter(Tensor(np.asarray(arrays[name], np.float32)), name=name) for name in some}
+        for some in (names, adapted)
+    )
+    compute = NativeGradients(library, NativeParameters(config, weights, adapters, lora), recompute)
+    names = adapted or names
 
     def call(ids: np.ndarray, mask: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
         factor = Tensor(np.float32(1.0 / (mask.sum() + TINY)))
@@ -80,7 +89,7 @@ class _Gradients(nn.Cell):
 
     def __init__(self, model: SparkForCausalLM) -> None:
         super().__init__(auto_prefix=False)
-        weights = ParameterTuple(model.weights().values())
+        weights = ParameterTuple(model.trainable().values())
         self.value_and_gradients = ops.value_and_grad(Loss(model.transformer), None, weights)
 
     def construct(self, inputs: Any, targets: Any, mask: Any) -> Any:

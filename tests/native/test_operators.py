@@ -193,7 +193,7 @@ class Batch:
 
     def inputs(self, level: int, threads: int = 2, kind: int = 0, recompute: int = 0) -> list[np.ndarray]:
         epsilon = bits(self.config.layernorm_epsilon)
-        given = numbers(threads, level, 3, self.config.sparse_local_size, kind, recompute, epsilon)
+        given = numbers(threads, level, 3, self.config.sparse_local_size, kind, recompute, epsilon, 2)
         factor = np.array([0.5], np.float32)
         return [given, self.ids, self.targets, self.mask, factor, *self.tables, *self.weights.values()]
 
@@ -238,6 +238,93 @@ def test_gradients_have_the_same_bits_for_any_number_of_threads_and_bfloat16_is_
         for left, right in zip(one, two, strict=True):
             np.testing.assert_array_equal(left, right)
     np.testing.assert_allclose(found[2][0][0], found[0][0][0], rtol=0.01)
+
+
+class AdaptedBatch(Batch):
+    """The same with adapters beside some linear layers, `masks` of bits for each layer."""
+
+    def __init__(self, rank: int, masks: tuple[int, int]) -> None:
+        super().__init__()
+        self.rank, self.scale, self.masks = rank, 0.75, masks
+        rng, linears = np.random.default_rng(rank), [name for name in self.weights if name.endswith(".weight")]
+        self.adapters: dict[str, np.ndarray] = {}
+        for number, name in enumerate(linears):
+            if masks[number // 7] >> number % 7 & 1:
+                outputs, inputs = self.weights[name].shape
+                self.adapters[f"{name} a"] = (0.3 * rng.standard_normal((rank, inputs))).astype(np.float32)
+                self.adapters[f"{name} b"] = (0.3 * rng.standard_normal((outputs, rank))).astype(np.float32)
+
+    def inputs(self, level: int, threads: int = 2, kind: int = 0, recompute: int = 0) -> list[np.ndarray]:
+        given, *tensors = super().inputs(level, threads, kind, recompute)
+        return [numbers(*given, self.rank, bits(self.scale), *self.masks), *tensors, *self.adapters.values()]
+
+    def adapted_loss(self, adapters: dict[str, np.ndarray]) -> float:
+        """Of the weights with the adapters added to them."""
+        weights = {name: array.astype(np.float64) for name, array in self.weights.items()}
+        for name in weights:
+            if f"{name} a" in adapters:
+                weights[name] = weights[name] + self.scale * (adapters[f"{name} b"] @ adapters[f"{name} a"])
+        return self.loss(weights)
+
+    def run(self, library: Library, name: str, *settings: int) -> list[np.ndarray]:
+        """-> loss and hits, and the adapters' gradients where the operator makes them"""
+        outputs = [np.full(2, np.nan, np.float32)]
+        if name == "spark_loss_and_gradients":
+            outputs += [np.full_like(one, np.nan) for one in self.adapters.values()]
+        assert call(library, name, self.inputs(*settings), outputs) == 0
+        return outputs
+
+
+ALL = 0b1111111
+
+
+@pytest.mark.parametrize(
+    ("rank", "masks"),
+    [(3, (ALL, ALL)), (5, (0b0000101, 0b0000101)), (1, (0b1000000, 0b0111000)), (17, (0, 0b1010010)), (2, (0b10, 0))],
+    ids=str,
+)
+def test_gradients_of_adapters_are_numpys_slopes(rank: int, masks: tuple[int, int], native_library: Library) -> None:
+    batch = AdaptedBatch(rank, masks)
+    rng, slopes = np.random.default_rng(3), {}
+    wide = {name: array.astype(np.float64) for name, array in batch.adapters.items()}
+    directions = {name: rng.standard_normal(array.shape) for name, array in wide.items()}
+    for name, step in directions.items():
+        ends = [batch.adapted_loss(wide | {name: wide[name] + sign * 1e-5 * step}) for sign in (1, -1)]
+        slopes[name] = (ends[0] - ends[1]) / 2e-5
+    for level in range(native_library.best + 1):
+        for recompute in (0, 1):
+            sums, *gradients = batch.run(native_library, "spark_loss_and_gradients", level, 2, FLOAT32, recompute)
+            np.testing.assert_allclose(sums[0], batch.adapted_loss(wide), rtol=1e-5)
+            for (name, step), found in zip(directions.items(), gradients, strict=True):
+                np.testing.assert_allclose((found * step).sum(), slopes[name], rtol=2e-3, atol=2e-3, err_msg=name)
+    np.testing.assert_array_equal(batch.run(native_library, "spark_loss", native_library.best)[0], sums)
+
+
+@pytest.mark.parametrize("kind", [FLOAT32, BFLOAT16])
+def test_gradients_of_adapters_have_the_same_bits_for_any_number_of_threads_and_recomputed(
+    kind: int, native_library: Library
+) -> None:
+    batch = AdaptedBatch(3, (ALL, 0b1010101))
+    found = [
+        batch.run(native_library, "spark_loss_and_gradients", native_library.best, threads, kind, recompute)
+        for threads, recompute in ((1, 0), (2, 0), (2, 1))
+    ]
+    for one in found[1:]:
+        for left, right in zip(found[0], one, strict=True):
+            np.testing.assert_array_equal(left, right)
+    np.testing.assert_allclose(
+        found[0][0][0], batch.adapted_loss(batch.adapters), rtol=1e-5 if kind == FLOAT32 else 0.01
+    )
+
+
+def test_adapters_that_do_not_fit_their_numbers_are_refused(native_library: Library) -> None:
+    batch, sums = AdaptedBatch(3, (ALL, ALL)), [np.empty(2, np.float32)]
+    assert native_library.onednn is not None
+    given, *tensors = batch.inputs(0)
+    assert call(native_library, "spark_loss", [given, *tensors[:-1]], sums) == 1
+    assert call(native_library, "spark_loss", [given[:-1], *tensors], sums) == 1
+    given[8] = 0  # their rank
+    assert call(native_library, "spark_loss", [given, *tensors], sums) == 1
 
 
 def test_an_update_is_adamws_with_the_gradients_clipped(native_library: Library) -> None:

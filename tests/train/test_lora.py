@@ -99,7 +99,7 @@ def test_the_base_stays_and_dropout_of_adapters_acts(finished, rows, base, tmp_p
     training.run()
     after = training.model.state()
     assert all(before[name].tobytes() == after[name].tobytes() for name in before)
-    assert losses(run)[0] == losses(finished)[0]  # B is 0 still
+    assert losses(run)[0] == pytest.approx(losses(finished)[0], rel=1e-5)  # B is 0 still
     assert losses(run)[1] != losses(finished)[1]
 
 

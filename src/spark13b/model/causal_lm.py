@@ -17,7 +17,7 @@ from spark13b.model.initialize import initial_value
 from spark13b.model.loss import Alignment, Loss, align
 from spark13b.model.mesh import Mesh
 from spark13b.model.names import adapter_shapes, expected_shapes, match_adapters, match_names
-from spark13b.model.native_training import NativeLoss, choose_training
+from spark13b.model.native_training import NativeLoss, NativeParameters, choose_training
 from spark13b.model.transformer import Setup, SparkModel
 
 
@@ -44,7 +44,7 @@ class SparkForCausalLM(nn.Cell):
         if library is None:
             self._graphs["loss"] = Loss(self.transformer, mesh)
         else:
-            self._graphs["loss"] = NativeLoss(library, config, list(self.weights().values()))
+            self._graphs["loss"] = NativeLoss(library, self.native_parameters())
         if seed is not None:
             self._begin(expected_shapes(config), self.weights(), seed)
         if self.setup.lora is not None:
@@ -80,6 +80,10 @@ class SparkForCausalLM(nn.Cell):
     def trainable(self) -> dict[str, Any]:
         """What training changes: the adapters where there are some, else all weights."""
         return self.adapters() or self.weights()
+
+    def native_parameters(self) -> NativeParameters:
+        """The parameters as the native library's operators take them."""
+        return NativeParameters(self.config, self.weights(), self.adapters(), self.setup.lora)
 
     def whole_shapes(self) -> dict[str, tuple[int, ...]]:
         """Full name -> shape of what training changes, undivided."""

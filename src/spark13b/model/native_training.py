@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import mindspore
@@ -10,6 +11,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from spark13b.config.model import SparkConfig
+from spark13b.config.sections import LINEAR_NAMES, LoraConfig
 from spark13b.model.device import device
 from spark13b.model.loss import TINY
 from spark13b.model.rope_table import rope_table
@@ -45,39 +47,78 @@ def _why_not(config: SparkConfig, setup: Setup) -> str | None:
         return f"the native library computes in {' or '.join(TYPES)}, model.compute_type is {config.compute_type}"
     if setup.mesh.model.size > 1:
         return "several processes share the model"
-    if setup.lora is not None:
-        return "adapters are computed beside the weights"
     if setup.dropout > 0:
-        return "the native library has no dropout"
+        return "the native library has no dropout (train.dropout)"
+    if setup.lora is not None and setup.lora.dropout > 0:
+        return "the native library has no dropout of adapters' inputs (lora.dropout)"
     if config.attention_backend not in ("auto", "native"):
         return f"model.attention_backend is {config.attention_backend}"
     return None
 
 
-class NativeSums(nn.Cell):
-    """inputs, targets (B, T) int32, mask (B, T) float32 -> sum of mask * nll, of mask * right and of mask, scalars.
+@dataclass(frozen=True)
+class NativeParameters:
+    """A model's parameters as the operators take them: its weights and adapters by full name, in a checkpoint's order.
 
-    `weights`: all of the model's, in a checkpoint's order.
+    With adapters these alone are trained.
     """
 
-    def __init__(self, library: Library, config: SparkConfig, weights: Sequence[Parameter]) -> None:
+    config: SparkConfig
+    weights: Mapping[str, Parameter]
+    adapters: Mapping[str, Parameter] = field(default_factory=dict)
+    lora: LoraConfig | None = None
+
+    @property
+    def tensors(self) -> ParameterTuple:
+        return ParameterTuple([*self.weights.values(), *self.adapters.values()])
+
+    @property
+    def gradients(self) -> list[tuple[int, ...]]:
+        """Shapes of the gradients."""
+        return [tuple(one.shape) for one in (self.adapters or self.weights).values()]
+
+    def numbers(self, library: Library, recompute: bool = False) -> Tensor:
+        """What the operators are told beside tensors; operators.cpp says in which order."""
+        config = self.config
+        assert library.multiplier(config.compute_type) is not None, "choose_training has looked"  # which opens oneDNN
+        kind, epsilon = TYPES.index(config.compute_type), float_bits(config.layernorm_epsilon)
+        numbers = [thread_count(), library.level, config.num_heads, config.sparse_local_size, kind, int(recompute)]
+        numbers += [epsilon, config.num_layers]
+        if self.lora is not None:
+            numbers += [self.lora.rank, float_bits(self.lora.alpha / self.lora.rank), *self._adapted()]
+        return Tensor(np.array(numbers, np.int64))
+
+    def _adapted(self) -> list[int]:
+        """For each layer the linear layers that have an adapter, a bit each."""
+        found = [0] * self.config.num_layers
+        for name in self.adapters:
+            *_, layer, _, linear, matrix = name.split(".")  # ... layers.0.attention.q_proj.mindpet_delta_lora_a
+            if matrix.endswith("_a"):
+                found[int(layer)] |= 1 << LINEAR_NAMES.index(linear)
+        return found
+
+
+class NativeSums(nn.Cell):
+    """inputs, targets (B, T) int32, mask (B, T) float32 -> sum of mask * nll, of mask * right and of mask, scalars."""
+
+    def __init__(self, library: Library, parameters: NativeParameters) -> None:
         super().__init__(auto_prefix=False)
-        self.weights = ParameterTuple(weights)
-        self.numbers, (self.cos, self.sin) = _numbers(library, config), _rotation(config)
+        self.tensors, self.numbers = parameters.tensors, parameters.numbers(library)
+        self.cos, self.sin = _rotation(parameters.config)
         self.one = Tensor(np.ones(1, np.float32))
         self.operator = ops.Custom(f"{library.path}:spark_loss", (2,), mindspore.float32, "aot")
 
     def construct(self, inputs: Any, targets: Any, mask: Any) -> tuple[Any, Any, Any]:
-        sums = self.operator(self.numbers, inputs, targets, mask, self.one, self.cos, self.sin, *self.weights)
+        sums = self.operator(self.numbers, inputs, targets, mask, self.one, self.cos, self.sin, *self.tensors)
         return sums[0], sums[1], mask.sum(-1).sum()
 
 
 class NativeLoss(nn.Cell):
     """inputs, targets, mask (B, T) -> sum(mask * nll) / (sum(mask) + 1e-5), as `Loss`."""
 
-    def __init__(self, library: Library, config: SparkConfig, weights: Sequence[Parameter]) -> None:
+    def __init__(self, library: Library, parameters: NativeParameters) -> None:
         super().__init__(auto_prefix=False)
-        self.sums = NativeSums(library, config, weights)
+        self.sums = NativeSums(library, parameters)
 
     def construct(self, inputs: Any, targets: Any, mask: Any) -> Any:
         total, _, count = self.sums(inputs, targets, mask)
@@ -85,25 +126,23 @@ class NativeLoss(nn.Cell):
 
 
 class NativeGradients(nn.Cell):
-    """inputs, targets, mask (B, T), key, factor -> factor times the summed loss, and the gradients of all weights.
+    """inputs, targets, mask (B, T), key, factor -> factor times the summed loss, and the gradients of what is trained.
 
     The same numbers as `ops.value_and_grad` of the whole model, but for rounding. `key`, of dropout, is not used. With
     `recompute` no activations inside a layer are kept.
     """
 
-    def __init__(
-        self, library: Library, config: SparkConfig, weights: Sequence[Parameter], recompute: bool = False
-    ) -> None:
+    def __init__(self, library: Library, parameters: NativeParameters, recompute: bool = False) -> None:
         super().__init__(auto_prefix=False)
-        self.weights = ParameterTuple(weights)
-        self.numbers, (self.cos, self.sin) = _numbers(library, config, recompute), _rotation(config)
-        shapes = ((2,), *(tuple(one.shape) for one in weights))
+        self.tensors, self.numbers = parameters.tensors, parameters.numbers(library, recompute)
+        self.cos, self.sin = _rotation(parameters.config)
+        shapes = ((2,), *parameters.gradients)
         types = (mindspore.float32,) * len(shapes)
         self.operator = ops.Custom(f"{library.path}:spark_loss_and_gradients", shapes, types, "aot")
 
     def construct(self, inputs: Any, targets: Any, mask: Any, key: Any, factor: Any) -> tuple[Any, Any]:
         found = self.operator(
-            self.numbers, inputs, targets, mask, factor.reshape((1,)), self.cos, self.sin, *self.weights
+            self.numbers, inputs, targets, mask, factor.reshape((1,)), self.cos, self.sin, *self.tensors
         )
         return found[0][0], found[1:]
 
@@ -111,14 +150,6 @@ class NativeGradients(nn.Cell):
 def float_bits(value: float) -> int:
     """A float32 among whole numbers."""
     return int(np.float32(value).view(np.uint32))
-
-
-def _numbers(library: Library, config: SparkConfig, recompute: bool = False) -> Tensor:
-    """What the operators are told beside tensors; operators.cpp says in which order."""
-    assert library.multiplier(config.compute_type) is not None, "choose_training has looked"  # which opens oneDNN
-    kind, epsilon = TYPES.index(config.compute_type), float_bits(config.layernorm_epsilon)
-    numbers = [thread_count(), library.level, config.num_heads, config.sparse_local_size, kind, int(recompute), epsilon]
-    return Tensor(np.array(numbers, np.int64))
 
 
 def _rotation(config: SparkConfig) -> tuple[Tensor, Tensor]:

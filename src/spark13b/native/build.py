@@ -26,6 +26,8 @@ SOURCES = (
     "attention.cpp",
     "tile_attention.cpp",
     "tile_attention_gradient.cpp",
+    "linear.cpp",
+    "training_memory.cpp",
     "training.cpp",
     "optimizer.cpp",
     "operators.cpp",

@@ -1,4 +1,4 @@
-// The loss of a batch and the gradients of all weights: the whole chain rule in one call.
+// The loss of a batch and the gradients of all that is trained: the whole chain rule in one call.
 #pragma once
 
 #include <cstdint>
@@ -16,11 +16,19 @@ struct TrainingShape {
     bool valid() const;
 };
 
-// weights, gradients: the embedding (V, C), 18 arrays of each layer and 2 of the last norm, in a checkpoint's order. cos,
+// Low-rank adapters, see linear.h. `values`: A and B of the 7 linear layers of each layer, null where there is none; with
+// adapters they alone are trained, and weights stay as they are. Null: there are none, and all weights are trained.
+struct Adapters {
+    const float* const* values = nullptr;
+    int64_t rank = 0;
+    float scale = 1.0f;
+};
+
+// weights: the embedding (V, C), 18 arrays of each layer and 2 of the last norm, in a checkpoint's order. cos,
 // sin: (tokens, D), the first half of sin negative. ids, targets, mask: (batch, tokens). `loss[0]` gets factor times the
-// sum of mask times the negative log likelihood, `loss[1]` the sum of mask where the target is the likeliest; gradients, of
-// loss[0], are written unless they are null.
+// sum of mask times the negative log likelihood, `loss[1]` the sum of mask where the target is the likeliest. `gradients`
+// of loss[0], as `weights` or, with adapters, as their `values`; they are written unless they are null.
 // -> 0; 1 for an argument out of its range; 2 when memory ends; 3 when a product fails.
-int train_batch(Pool::Turn& pool, int level, const TrainingShape& shape, const float* const* weights, const float* cos,
-                const float* sin, const int32_t* ids, const int32_t* targets, const float* mask, float factor,
-                float* loss, float* const* gradients);
+int train_batch(Pool::Turn& pool, int level, const TrainingShape& shape, const float* const* weights,
+                const Adapters& adapters, const float* cos, const float* sin, const int32_t* ids,
+                const int32_t* targets, const float* mask, float factor, float* loss, float* const* gradients);

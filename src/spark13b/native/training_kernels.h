@@ -20,8 +20,8 @@ KERNEL static inline Vector sigmoid_of_gelu(Vector z) {
 }
 
 template <class Number>
-KERNEL static void convert(const float* from, int64_t count, Number* to) {
-    for (int64_t i = 0; i < count; i += LANES) put(to + i, take(from + i, count - i), count - i);
+KERNEL static void convert(const float* from, int64_t count, float factor, Number* to) {
+    for (int64_t i = 0; i < count; i += LANES) put(to + i, take(from + i, count - i) * factor, count - i);
 }
 
 // Layer norm of rows (rows, width).
@@ -39,7 +39,7 @@ KERNEL static void norm(const float* x, int64_t rows, int64_t width, const float
 }
 
 // Its gradients: with n = (x - mean) scale and g = dh gamma, dx += scale (g - mean(g) - n mean(g n)), dgamma += dh n,
-// dbeta += dh.
+// dbeta += dh; these two where they are not null.
 KERNEL static void norm_gradient(const float* x, const float* dh, int64_t rows, int64_t width, const float* gamma,
                                  float epsilon, float* dx, float* dgamma, float* dbeta) {
     for (int64_t r = 0; r < rows; ++r, x += width, dh += width, dx += width) {
@@ -52,6 +52,7 @@ KERNEL static void norm_gradient(const float* x, const float* dh, int64_t rows, 
             const Vector g = change * take(gamma + i, left);
             sums += g;
             products += g * normal;
+            if (!dgamma) continue;
             put(dgamma + i, take(dgamma + i, left) + change * normal, left);
             put(dbeta + i, take(dbeta + i, left) + change, left);
         }
@@ -89,7 +90,7 @@ KERNEL static void gated(const Number* gate, const Number* up, int64_t count, Nu
 }
 
 // The gradient of `out` in `change` becomes that of gate; that of up goes to `up_change`, `out` is computed again, and the
-// columns of both gradients are added to the sums.
+// columns of both gradients are added to the sums, where these are not null.
 template <class Number>
 KERNEL static void gated_gradient(const Number* gate, const Number* up, int64_t rows, int64_t width, Number* change,
                                   Number* up_change, Number* out, float* sums, float* up_sums) {
@@ -103,6 +104,7 @@ KERNEL static void gated_gradient(const Number* gate, const Number* up, int64_t 
             put(out + i, g * u, left);
             put(change + i, of_gate, left);
             put(up_change + i, of_up, left);
+            if (!sums) continue;
             put(sums + i, take(sums + i, left) + of_gate, left);
             put(up_sums + i, take(up_sums + i, left) + of_up, left);
         }
@@ -153,8 +155,8 @@ KERNEL static float score(float* logits, int64_t width, int64_t target, float we
 
 // The table's functions get typed numbers as void.
 template <class Number>
-KERNEL static void convert_to(const float* from, int64_t count, void* to) {
-    convert(from, count, static_cast<Number*>(to));
+KERNEL static void convert_to(const float* from, int64_t count, float factor, void* to) {
+    convert(from, count, factor, static_cast<Number*>(to));
 }
 
 template <class Number>

@@ -60,7 +60,7 @@ class Evaluator:
         if library is None:
             self.sums = Sums(model.transformer, model.setup.mesh)
         else:
-            self.sums = NativeSums(library, model.config, list(model.weights().values()))
+            self.sums = NativeSums(library, model.native_parameters())
         self.stop, self.total = any_of(model.setup.mesh), total_over(data)
 
     def run(self, wanted_to_stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
@@ -108,8 +108,13 @@ def evaluate(
     info = check_rows(preset, data)
     check_machine(preset)
     with parts_of(load, adapter).open(preset.model) as parts:
+        lora = parts.lora
+        if lora is not None:
+            lora = lora.model_copy(
+                update={"dropout": 0.0}
+            )  # nothing is dropped here, and the native library can compute
         model = SparkForCausalLM(
-            for_training(preset.model, device()), seed=None, setup=Setup(join(preset.parallel), parts.lora)
+            for_training(preset.model, device()), seed=None, setup=Setup(join(preset.parallel), lora)
         )
         model.load_state(parts.base)
         if parts.adapters is not None:

@@ -119,7 +119,7 @@ class _Gradients(nn.Cell):
         super().__init__(auto_prefix=False)
         self.data_sum = all_reduce(model.setup.mesh.data)
         if library is not None:
-            self.value_and_gradients = NativeGradients(library, model.config, parameters, recompute)
+            self.value_and_gradients = NativeGradients(library, model.native_parameters(), recompute)
         elif recompute:
             self.value_and_gradients = RecomputedGradients(model, parameters)
         else:

@@ -1,0 +1,78 @@
+// What a training step holds: rows that layers leave for their gradients, rows at work, and weights and adapters as
+// products take them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "linear.h"
+#include "memory.h"
+#include "training.h"
+
+// A layer's linear layers, and where its arrays are in a checkpoint's order: each weight has its bias behind it, and each
+// gamma its beta.
+enum LinearName { kQ, kK, kV, kOut, kGate, kUp, kDown, kLinears };
+enum Place { kNorm = 0, kMlpNorm = 10, kArrays = 18 };
+constexpr int place_of(int linear) { return 2 + 2 * linear + (linear >= kGate ? 2 : 0); }
+
+// What a layer's forward pass leaves for its backward pass. Rows are (N, C), those of gate and up (N, F).
+struct Kept {
+    float *x, *q, *k, *v, *attended, *log_sums, *middle;  // `middle`: behind attention; q and k rotated
+    void *gate, *up;                                      // of the products' type
+    Linear linears[kLinears];
+};
+
+// Numbers that are to be copied, times a factor, in the products' type.
+struct Copy {
+    const float* from;
+    void* to;
+    int64_t count;
+    float factor;
+};
+
+// The memory stays from call to call; one caller at a time may have it.
+class TrainingMemory {
+  protected:
+    static constexpr int64_t kRows = 32;  // of a piece between products
+
+    // Throws std::bad_alloc. What is in `copies_` is to be copied before anything is computed.
+    TrainingMemory(const TrainingShape& shape, const float* const* weights, const Adapters& adapters,
+                   float* const* gradients);
+
+    bool differentiates() const { return gradients_ != nullptr; }
+    bool trains_weights() const { return adapters_.values == nullptr; }
+
+    // An array of a layer, or of the last norm behind them, and its gradient, null where it is not trained.
+    const float* array(int64_t layer, int place) const { return weights_[1 + kArrays * layer + place]; }
+    float* gradient(int64_t layer, int place) const {
+        return trains_weights() ? gradients_[1 + kArrays * layer + place] : nullptr;
+    }
+    float* bias_gradient(int64_t layer, int linear) const { return gradient(layer, place_of(linear) + 1); }
+
+    // A row of rows in the products' type.
+    char* at(const void* rows, int64_t row, int64_t width) const {
+        return static_cast<char*>(const_cast<void*>(rows)) + row * width * (shape_.type == kBfloat16 ? 2 : 4);
+    }
+
+    const TrainingShape& shape_;
+    const float* const* weights_;
+    const Adapters& adapters_;
+    float* const* gradients_;
+    const int64_t count_, pieces_, logit_rows_;  // N; its pieces; logits that are in memory at once
+
+    std::vector<Copy> copies_;
+    std::vector<Kept> kept_;
+    const void* table_;  // the embedding
+    float *final_, *logits_, *losses_, *hits_, *change_, *dh_, *dq_, *dk_, *dv_, *sums_;
+    void *h_, *act_, *dgate_, *dup_, *narrow_[3];
+
+  private:
+    void lay_out(Arena& arena);
+    void lay_out_linears(Arena& arena);
+    void* take(Arena& arena, int64_t count) const;
+    const void* typed(Arena& arena, const float* from, int64_t count);
+    const void* copied(Arena& arena, const float* from, int64_t count, float factor);
+
+    // Whether layers use the same memory one after the other, but for their inputs.
+    bool shares_layers() const { return shape_.recompute || !differentiates(); }
+};
