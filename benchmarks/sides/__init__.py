@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from spark13b.config.model import ComputeType, SparkConfig
+from spark13b.config.sections import LoraConfig
 
 THREADS = 2
 QUIET, PATIENCE = 0.05, 20.0  # share of the machine that other programs may take; seconds to wait for that
@@ -38,8 +39,14 @@ class Size:
     @property
     def flops(self) -> float:
         """Of the matrix products of one step; the formula is in the head of train.py."""
+        attention = self.layers * self.hidden * (self.tokens + 1)
+        return self.flops_of_weights + 6 * self.batch * self.tokens * attention
+
+    @property
+    def flops_of_weights(self) -> float:
+        """Of those with weights."""
         weights = self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.ffn) + self.hidden * self.vocabulary
-        return 6 * self.batch * self.tokens * (weights + self.layers * self.hidden * (self.tokens + 1))
+        return 6 * self.batch * self.tokens * weights
 
     def batch_of(self, seed: int) -> np.ndarray:
         """(B, T+1) random tokens"""
@@ -81,11 +88,12 @@ def llama(size: Size, context: int) -> Any:
     return LlamaForCausalLM(config)
 
 
-def spark(size: Size, context: int, compute_type: ComputeType = "float32") -> Any:
+def spark(size: Size, context: int, compute_type: ComputeType = "float32", lora: LoraConfig | None = None) -> Any:
     """Our model of that shape, with random weights."""
     from spark13b.model.causal_lm import SparkForCausalLM
+    from spark13b.model.transformer import Setup
 
-    return SparkForCausalLM(spark_config(size, context, compute_type), seed=0)
+    return SparkForCausalLM(spark_config(size, context, compute_type), seed=0, setup=Setup(lora=lora))
 
 
 def spark_config(size: Size, context: int, compute_type: ComputeType = "float32") -> SparkConfig:
