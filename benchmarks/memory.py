@@ -17,6 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from spark13b.config import load_preset
+from spark13b.data.mindrecord_writer import MindRecordWriter
+from spark13b.train.memory import training_memory
+
 STEPS = 3
 # Runs the command, then tells the largest resident set. Not ru_maxrss, which begins with that of the parent.
 PROGRAM = """
@@ -25,17 +31,6 @@ from spark13b.cli.main import run
 status = run(sys.argv[1:])
 lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(json.dumps({"status": status, "peak": int(lines["VmHWM"].split()[0]) * 1024}))
-"""
-ROWS = """
-import sys
-import numpy as np
-from mindspore.mindrecord import FileWriter
-path, rows, tokens, vocabulary = sys.argv[1], *map(int, sys.argv[2:])
-writer = FileWriter(path, shard_num=1)
-writer.add_schema({name: {"type": "int32", "shape": [-1]} for name in ("input_ids", "loss_mask")})
-ids = np.random.default_rng(0).integers(0, vocabulary, (rows, tokens + 1)).astype(np.int32)
-writer.write_raw_data([{"input_ids": row, "loss_mask": np.ones_like(row)} for row in ids])
-writer.commit()
 """
 
 
@@ -67,7 +62,7 @@ class Shape:
             "model.sparse_local_size": self.window,
             "train.batch_size": self.batch,
             "train.steps": STEPS,
-            "train.recompute": str(self.recompute).lower(),
+            "train.recompute": self.recompute,
             "schedule.warmup_steps": 0,
         }
 
@@ -100,18 +95,25 @@ def main() -> None:
 def measure(name: str) -> dict[str, Any]:
     """Plan and run one shape: bytes planned and measured."""
     shape = SHAPES[name]
+    planned = training_memory(load_preset("cpu-tiny-pretrain", options=shape.assignments), shape.tokens).total
     with tempfile.TemporaryDirectory() as folder:
         rows, run = Path(folder, "rows.mindrecord"), Path(folder, "run")
-        make_rows = map(str, (rows, shape.batch * 2, shape.tokens, shape.vocabulary))
-        subprocess.run([sys.executable, "-c", ROWS, *make_rows], check=True, capture_output=True)
-        command = ["train", "--preset", "cpu-tiny-pretrain"]
+        make_rows(rows, shape)
+        command = ["train", "--preset", "cpu-tiny-pretrain", "--data", str(rows), "--output", str(run)]
         for key, value in shape.assignments.items():
-            command += ["--set", f"{key}={value}"]
-        plan = output([sys.executable, "-m", "spark13b", *command, "--dry-run", "--json"])
-        ended = output([sys.executable, "-c", PROGRAM, *command, "--data", str(rows), "--output", str(run)])
+            command += ["--set", f"{key}={json.dumps(value)}"]
+        ended = output([sys.executable, "-c", PROGRAM, *command])
     measured = json.loads(ended.splitlines()[-1])
     assert measured["status"] == 0
-    return {"shape": name, "planned": json.loads(plan)["memory"]["total"], "measured": measured["peak"]}
+    return {"shape": name, "planned": planned, "measured": measured["peak"]}
+
+
+def make_rows(path: Path, shape: Shape) -> None:
+    """Two batches of random tokens, all of them targets."""
+    ids = np.random.default_rng(0).integers(0, shape.vocabulary, (2 * shape.batch, shape.tokens + 1)).astype(np.int32)
+    writer = MindRecordWriter(path, ("input_ids", "loss_mask"))
+    writer.write({"input_ids": ids, "loss_mask": np.ones_like(ids)})
+    writer.commit()
 
 
 def output(command: list[str]) -> str:

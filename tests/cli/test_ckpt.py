@@ -1,4 +1,4 @@
-"""`spark13b ckpt` as a person runs it: real processes, exit codes, what is said and where."""
+"""`spark13b ckpt` as a person runs it: exit codes, what is said and where; the page's commands as real processes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +16,35 @@ import pytest
 
 from spark13b.ckpt import expected_shapes, open_checkpoint, write_checkpoint
 from spark13b.ckpt.torch_names import to_torch
+from spark13b.cli.main import run as spark13b
 from spark13b.config import load_preset
 
 SPARK = [sys.executable, "-m", "spark13b"]
 PRESET = "cpu-tiny-sft"
 
 
-def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*SPARK, *map(str, arguments)], capture_output=True, text=True, timeout=250)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+@dataclass(frozen=True)
+class Said:
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process, which must end with `code`."""
+
+    def call(*arguments: object, code: int = 0) -> Said:
+        capfd.readouterr()
+        ended = spark13b([*map(str, arguments)])
+        said = Said(*capfd.readouterr())
+        assert ended == code, said.stderr
+        assert "Traceback" not in said.stderr
+        return said
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +60,7 @@ def weights(tmp_path: Path, tensors: dict) -> Path:
     return tmp_path / "weights"
 
 
-def test_info_tells_parameters_formats_and_presets(weights: Path, tensors: dict) -> None:
+def test_info_tells_parameters_formats_and_presets(run: Run, weights: Path, tensors: dict) -> None:
     said = run("ckpt", "info", weights).stdout
     count = sum(array.size for array in tensors.values())
     assert f"parameters: {count:,}" in said and "attention.q_proj.weight" in said and PRESET in said
@@ -50,7 +70,9 @@ def test_info_tells_parameters_formats_and_presets(weights: Path, tensors: dict)
     assert summary["with_checksum"] == len(tensors)
 
 
-def test_a_round_trip_through_every_format_changes_no_bit(tmp_path: Path, weights: Path, tensors: dict) -> None:
+def test_a_round_trip_through_every_format_changes_no_bit(
+    run: Run, tmp_path: Path, weights: Path, tensors: dict
+) -> None:
     run("ckpt", "convert", weights, tmp_path / "a.safetensors")
     run("ckpt", "convert", tmp_path / "a.safetensors", tmp_path / "b.pt")
     run("ckpt", "convert", tmp_path / "b.pt", tmp_path / "shards", "--to", "safetensors", "--shard-size", "1MB")
@@ -62,7 +84,7 @@ def test_a_round_trip_through_every_format_changes_no_bit(tmp_path: Path, weight
     assert (tmp_path / "c.ckpt").read_bytes() == original
 
 
-def test_without_a_known_suffix_the_format_must_be_named(tmp_path: Path, weights: Path) -> None:
+def test_without_a_known_suffix_the_format_must_be_named(run: Run, tmp_path: Path, weights: Path) -> None:
     assert "--to ckpt|safetensors|torch" in run("ckpt", "convert", weights, tmp_path / "out", code=2).stderr
     assert (
         "is no size"
@@ -70,7 +92,7 @@ def test_without_a_known_suffix_the_format_must_be_named(tmp_path: Path, weights
     )
 
 
-def test_training_state_and_adapters_are_cut_off(tmp_path: Path, tensors: dict) -> None:
+def test_training_state_and_adapters_are_cut_off(run: Run, tmp_path: Path, tensors: dict) -> None:
     layer = "transformer.transformer.layers.0.attention.q_proj."
     extra = {
         f"{layer}mindpet_delta_lora_a": np.ones((3, 4), np.float32),
@@ -85,7 +107,7 @@ def test_training_state_and_adapters_are_cut_off(tmp_path: Path, tensors: dict) 
     run("ckpt", "verify", tmp_path / "w.ckpt", "--preset", PRESET)
 
 
-def test_verify_ends_with_1_when_anything_is_wrong(tmp_path: Path, weights: Path, tensors: dict) -> None:
+def test_verify_ends_with_1_when_anything_is_wrong(run: Run, tmp_path: Path, weights: Path, tensors: dict) -> None:
     assert "sound" in run("ckpt", "verify", weights, "--preset", PRESET).stdout
     wider = ("--set", "model.ffn_hidden_size=1024")
     assert "does not fit" in run("ckpt", "verify", weights, "--preset", PRESET, *wider, code=1).stdout
@@ -103,7 +125,7 @@ def test_verify_ends_with_1_when_anything_is_wrong(tmp_path: Path, weights: Path
     assert "truncated" in run("ckpt", "verify", weights, code=2).stderr
 
 
-def test_diff_ends_with_1_when_checkpoints_differ(tmp_path: Path, weights: Path, tensors: dict) -> None:
+def test_diff_ends_with_1_when_checkpoints_differ(run: Run, tmp_path: Path, weights: Path, tensors: dict) -> None:
     run("ckpt", "convert", weights, tmp_path / "same.safetensors")
     assert f"equal: {len(tensors)} tensors" in run("ckpt", "diff", weights, tmp_path / "same.safetensors").stdout
     run("ckpt", "convert", weights, tmp_path / "half.ckpt", "--dtype", "bfloat16")
@@ -112,7 +134,7 @@ def test_diff_ends_with_1_when_checkpoints_differ(tmp_path: Path, weights: Path,
     assert not [item for item in said["differences"] if "norm" in item["name"] or "embedding" in item["name"]]
 
 
-def test_slices_are_cut_and_cut_anew_and_joined(tmp_path: Path, weights: Path, tensors: dict) -> None:
+def test_slices_are_cut_and_cut_anew_and_joined(run: Run, tmp_path: Path, weights: Path, tensors: dict) -> None:
     run("ckpt", "split", weights, tmp_path / "s", "--data-parallel", 2, "--model-parallel", 2)
     assert (tmp_path / "s" / "rank_3" / "model.ckpt").is_file()
     assert json.loads((tmp_path / "s" / "spark13b-slices.json").read_text())["model_parallel"] == 2
@@ -127,7 +149,7 @@ def test_slices_are_cut_and_cut_anew_and_joined(tmp_path: Path, weights: Path, t
     assert "does not divide" in said.stderr and not (tmp_path / "u").exists()
 
 
-def test_slices_of_mindspore_are_joined_with_their_strategy(tmp_path: Path) -> None:
+def test_slices_of_mindspore_are_joined_with_their_strategy(run: Run, tmp_path: Path) -> None:
     whole = np.arange(24, dtype=np.float32).reshape(8, 3)
     for rank in range(2):
         write_checkpoint(tmp_path / f"run/rank_{rank}/a.ckpt", {"w": whole[4 * rank : 4 * rank + 4]})
@@ -166,7 +188,7 @@ def without_speed(text: str) -> str:
 @pytest.mark.parametrize(
     "command", ["convert", "quantize", "info", "verify", "diff", "split", "merge", "merge-lora", "extract-lora"]
 )
-def test_every_help_page_ends_with_an_example(command: str) -> None:
+def test_every_help_page_ends_with_an_example(run: Run, command: str) -> None:
     assert f"Example: spark13b ckpt {command}" in " ".join(run("ckpt", command, "--help").stdout.split())
 
 

@@ -18,16 +18,17 @@ from spark13b.model.names import model_axis
 from train.parallel_cases import Case, run
 
 SEQUENCE, SHARD = "parallel.sequence_parallel=true", "parallel.optimizer_shard=true"
+PARTS = ("train.accumulation_steps=2", "train.batch_size=2")
 SLICED = ("train.recompute=true", "train.recompute_slice_activations=true")
-PARTS = ("train.dropout=0.2", "train.accumulation_steps=2", "train.batch_size=1")
 
 # What only divides the work, and changes no number
 _DIVIDES = ("parallel.", "train.accumulation_steps", "train.batch_size", "train.recompute")
 
+# All weights in two processes that share the model, recomputed, are in cli/test_train_together.py.
 TWO = [
-    Case("data", 2, values=(SHARD, *PARTS)),
-    Case("model", 1, 2, values=SLICED),
-    Case("lora", 1, 2, "lora", values=("lora.targets=q_proj|out_proj",)),  # one cut by rows, one by columns
+    Case("data", 2, values=(SHARD, PARTS[0], "train.batch_size=1")),
+    # one adapter is cut by rows, one by columns; the dropout of adapters is 0.1
+    Case("lora", 1, 2, "lora", values=("lora.targets=q_proj|out_proj", *PARTS, *SLICED)),
 ]
 FOUR = [Case("everything", 2, 2, values=(SEQUENCE, SHARD, "train.dropout=0.2"))]
 
