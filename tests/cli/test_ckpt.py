@@ -7,44 +7,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import Run
 
 from spark13b.ckpt import expected_shapes, open_checkpoint, write_checkpoint
 from spark13b.ckpt.torch_names import to_torch
-from spark13b.cli.main import run as spark13b
 from spark13b.config import load_preset
 
 SPARK = [sys.executable, "-m", "spark13b"]
 PRESET = "cpu-tiny-sft"
-
-
-@dataclass(frozen=True)
-class Said:
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process, which must end with `code`."""
-
-    def call(*arguments: object, code: int = 0) -> Said:
-        capfd.readouterr()
-        ended = spark13b([*map(str, arguments)])
-        said = Said(*capfd.readouterr())
-        assert ended == code, said.stderr
-        assert "Traceback" not in said.stderr
-        return said
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -60,39 +34,39 @@ def weights(tmp_path: Path, tensors: dict) -> Path:
     return tmp_path / "weights"
 
 
-def test_info_tells_parameters_formats_and_presets(run: Run, weights: Path, tensors: dict) -> None:
-    said = run("ckpt", "info", weights).stdout
+def test_info_tells_parameters_formats_and_presets(spark13b: Run, weights: Path, tensors: dict) -> None:
+    said = spark13b("ckpt", "info", weights).stdout
     count = sum(array.size for array in tensors.values())
     assert f"parameters: {count:,}" in said and "attention.q_proj.weight" in said and PRESET in said
-    summary = json.loads(run("ckpt", "info", weights, "--json").stdout)
+    summary = json.loads(spark13b("ckpt", "info", weights, "--json").stdout)
     assert summary["parameters"] == count and summary["format"] == "ckpt" and PRESET in summary["presets"]
     assert [tensor["name"] for tensor in summary["tensors"]] == list(tensors)
     assert summary["with_checksum"] == len(tensors)
 
 
 def test_a_round_trip_through_every_format_changes_no_bit(
-    run: Run, tmp_path: Path, weights: Path, tensors: dict
+    spark13b: Run, tmp_path: Path, weights: Path, tensors: dict
 ) -> None:
-    run("ckpt", "convert", weights, tmp_path / "a.safetensors")
-    run("ckpt", "convert", tmp_path / "a.safetensors", tmp_path / "b.pt")
-    run("ckpt", "convert", tmp_path / "b.pt", tmp_path / "shards", "--to", "safetensors", "--shard-size", "1MB")
+    spark13b("ckpt", "convert", weights, tmp_path / "a.safetensors")
+    spark13b("ckpt", "convert", tmp_path / "a.safetensors", tmp_path / "b.pt")
+    spark13b("ckpt", "convert", tmp_path / "b.pt", tmp_path / "shards", "--to", "safetensors", "--shard-size", "1MB")
     assert len(list((tmp_path / "shards").glob("model-*-of-*.safetensors"))) > 1
-    run("ckpt", "convert", tmp_path / "shards", tmp_path / "c.ckpt")
+    spark13b("ckpt", "convert", tmp_path / "shards", tmp_path / "c.ckpt")
     with open_checkpoint(tmp_path / "c.ckpt") as back:
         assert all(back[name].tobytes() == array.tobytes() for name, array in tensors.items())
     original = (weights / "rank_0" / "model.ckpt").read_bytes()
     assert (tmp_path / "c.ckpt").read_bytes() == original
 
 
-def test_without_a_known_suffix_the_format_must_be_named(run: Run, tmp_path: Path, weights: Path) -> None:
-    assert "--to ckpt|safetensors|torch" in run("ckpt", "convert", weights, tmp_path / "out", code=2).stderr
+def test_without_a_known_suffix_the_format_must_be_named(spark13b: Run, tmp_path: Path, weights: Path) -> None:
+    assert "--to ckpt|safetensors|torch" in spark13b("ckpt", "convert", weights, tmp_path / "out", code=2).stderr
     assert (
         "is no size"
-        in run("ckpt", "convert", weights, tmp_path / "o", "--to", "torch", "--shard-size", "x", code=2).stderr
+        in spark13b("ckpt", "convert", weights, tmp_path / "o", "--to", "torch", "--shard-size", "x", code=2).stderr
     )
 
 
-def test_training_state_and_adapters_are_cut_off(run: Run, tmp_path: Path, tensors: dict) -> None:
+def test_training_state_and_adapters_are_cut_off(spark13b: Run, tmp_path: Path, tensors: dict) -> None:
     layer = "transformer.transformer.layers.0.attention.q_proj."
     extra = {
         f"{layer}mindpet_delta_lora_a": np.ones((3, 4), np.float32),
@@ -100,56 +74,56 @@ def test_training_state_and_adapters_are_cut_off(run: Run, tmp_path: Path, tenso
         "global_step": np.array(5, np.int32),
     }
     write_checkpoint(tmp_path / "all.ckpt", tensors | extra)
-    said = run("ckpt", "convert", tmp_path / "all.ckpt", tmp_path / "w.ckpt", "--keep", "weights")
+    said = spark13b("ckpt", "convert", tmp_path / "all.ckpt", tmp_path / "w.ckpt", "--keep", "weights")
     assert "left out: 1 LoRA adapters, 2 entries of training state" in said.stderr
     with open_checkpoint(tmp_path / "w.ckpt") as kept:
         assert set(kept) == set(tensors)
-    run("ckpt", "verify", tmp_path / "w.ckpt", "--preset", PRESET)
+    spark13b("ckpt", "verify", tmp_path / "w.ckpt", "--preset", PRESET)
 
 
-def test_verify_ends_with_1_when_anything_is_wrong(run: Run, tmp_path: Path, weights: Path, tensors: dict) -> None:
-    assert "sound" in run("ckpt", "verify", weights, "--preset", PRESET).stdout
+def test_verify_ends_with_1_when_anything_is_wrong(spark13b: Run, tmp_path: Path, weights: Path, tensors: dict) -> None:
+    assert "sound" in spark13b("ckpt", "verify", weights, "--preset", PRESET).stdout
     wider = ("--set", "model.ffn_hidden_size=1024")
-    assert "does not fit" in run("ckpt", "verify", weights, "--preset", PRESET, *wider, code=1).stdout
-    assert "add --preset" in run("ckpt", "verify", weights, *wider, code=2).stderr
+    assert "does not fit" in spark13b("ckpt", "verify", weights, "--preset", PRESET, *wider, code=1).stdout
+    assert "add --preset" in spark13b("ckpt", "verify", weights, *wider, code=2).stderr
     file = weights / "rank_0" / "model.ckpt"
     data = bytearray(file.read_bytes())
     name = "transformer.transformer.layers.0.mlp.fc2.weight"
     data[data.index(tensors[name].tobytes()) + 9] ^= 16
     file.write_bytes(data)
-    said = json.loads(run("ckpt", "verify", weights, "--json", code=1).stdout)
+    said = json.loads(spark13b("ckpt", "verify", weights, "--json", code=1).stdout)
     assert not said["sound"] and f"tensor '{name}' does not match its checksum" in said["problems"][0]["what"]
-    said = run("ckpt", "verify", weights, "--preset", "800T-A2-infer", code=1).stdout
+    said = spark13b("ckpt", "verify", weights, "--preset", "800T-A2-infer", code=1).stdout
     assert "does not fit the model" in said and "2 problems" in said
     file.write_bytes(data[:-1000])
-    assert "truncated" in run("ckpt", "verify", weights, code=2).stderr
+    assert "truncated" in spark13b("ckpt", "verify", weights, code=2).stderr
 
 
-def test_diff_ends_with_1_when_checkpoints_differ(run: Run, tmp_path: Path, weights: Path, tensors: dict) -> None:
-    run("ckpt", "convert", weights, tmp_path / "same.safetensors")
-    assert f"equal: {len(tensors)} tensors" in run("ckpt", "diff", weights, tmp_path / "same.safetensors").stdout
-    run("ckpt", "convert", weights, tmp_path / "half.ckpt", "--dtype", "bfloat16")
-    said = json.loads(run("ckpt", "diff", weights, tmp_path / "half.ckpt", "--json", code=1).stdout)
+def test_diff_ends_with_1_when_checkpoints_differ(spark13b: Run, tmp_path: Path, weights: Path, tensors: dict) -> None:
+    spark13b("ckpt", "convert", weights, tmp_path / "same.safetensors")
+    assert f"equal: {len(tensors)} tensors" in spark13b("ckpt", "diff", weights, tmp_path / "same.safetensors").stdout
+    spark13b("ckpt", "convert", weights, tmp_path / "half.ckpt", "--dtype", "bfloat16")
+    said = json.loads(spark13b("ckpt", "diff", weights, tmp_path / "half.ckpt", "--json", code=1).stdout)
     assert not said["equal"] and all(0 < item["relative"] <= 2**-8 for item in said["differences"])
     assert not [item for item in said["differences"] if "norm" in item["name"] or "embedding" in item["name"]]
 
 
-def test_slices_are_cut_and_cut_anew_and_joined(run: Run, tmp_path: Path, weights: Path, tensors: dict) -> None:
-    run("ckpt", "split", weights, tmp_path / "s", "--data-parallel", 2, "--model-parallel", 2)
+def test_slices_are_cut_and_cut_anew_and_joined(spark13b: Run, tmp_path: Path, weights: Path, tensors: dict) -> None:
+    spark13b("ckpt", "split", weights, tmp_path / "s", "--data-parallel", 2, "--model-parallel", 2)
     assert (tmp_path / "s" / "rank_3" / "model.ckpt").is_file()
     assert json.loads((tmp_path / "s" / "spark13b-slices.json").read_text())["model_parallel"] == 2
-    run("ckpt", "split", tmp_path / "s", tmp_path / "t", "--data-parallel", 4, "--optimizer-shard")
-    run("ckpt", "merge", tmp_path / "t", tmp_path / "whole")
+    spark13b("ckpt", "split", tmp_path / "s", tmp_path / "t", "--data-parallel", 4, "--optimizer-shard")
+    spark13b("ckpt", "merge", tmp_path / "t", tmp_path / "whole")
     assert (tmp_path / "whole" / "rank_0" / "model.ckpt").read_bytes() == (
         weights / "rank_0" / "model.ckpt"
     ).read_bytes()
-    said = run("ckpt", "merge", weights, tmp_path / "x", code=2)
+    said = spark13b("ckpt", "merge", weights, tmp_path / "x", code=2)
     assert "--strategy FILE" in said.stderr
-    said = run("ckpt", "split", weights, tmp_path / "u", "--model-parallel", 7, code=2)
+    said = spark13b("ckpt", "split", weights, tmp_path / "u", "--model-parallel", 7, code=2)
     assert "does not divide" in said.stderr and not (tmp_path / "u").exists()
 
 
-def test_slices_of_mindspore_are_joined_with_their_strategy(run: Run, tmp_path: Path) -> None:
+def test_slices_of_mindspore_are_joined_with_their_strategy(spark13b: Run, tmp_path: Path) -> None:
     whole = np.arange(24, dtype=np.float32).reshape(8, 3)
     for rank in range(2):
         write_checkpoint(tmp_path / f"run/rank_{rank}/a.ckpt", {"w": whole[4 * rank : 4 * rank + 4]})
@@ -157,7 +131,7 @@ def test_slices_of_mindspore_are_joined_with_their_strategy(run: Run, tmp_path: 
     layout |= {"opt_weight_shard_size": 0, "opt_weight_shard_step": 0, "param_split_shape": [], "indices_offset": []}
     strategy = {"parallel_strategy_item": {"n": {"stage": 0}}, "parallel_layout_item": {"w": layout}}
     (tmp_path / "strategy.json").write_text(json.dumps(strategy))
-    run("ckpt", "merge", tmp_path / "run", tmp_path / "out.ckpt", "--strategy", tmp_path / "strategy.json")
+    spark13b("ckpt", "merge", tmp_path / "run", tmp_path / "out.ckpt", "--strategy", tmp_path / "strategy.json")
     with open_checkpoint(tmp_path / "out.ckpt") as merged:
         assert np.array_equal(merged["w"], whole)
 
@@ -188,8 +162,8 @@ def without_speed(text: str) -> str:
 @pytest.mark.parametrize(
     "command", ["convert", "quantize", "info", "verify", "diff", "split", "merge", "merge-lora", "extract-lora"]
 )
-def test_every_help_page_ends_with_an_example(run: Run, command: str) -> None:
-    assert f"Example: spark13b ckpt {command}" in " ".join(run("ckpt", command, "--help").stdout.split())
+def test_every_help_page_ends_with_an_example(spark13b: Run, command: str) -> None:
+    assert f"Example: spark13b ckpt {command}" in " ".join(spark13b("ckpt", command, "--help").stdout.split())
 
 
 def test_help_and_info_load_neither_mindspore_nor_torch(weights: Path) -> None:

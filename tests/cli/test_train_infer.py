@@ -1,4 +1,4 @@
-"""preprocess -> train -> infer as a user does it: real processes on real instructions, with the cpu-tiny preset."""
+"""preprocess -> train -> infer as a user does it, on real instructions with the cpu-tiny preset; processes first."""
 
 from __future__ import annotations
 
@@ -19,25 +19,24 @@ if not ALPACA.exists():  # outside the workplace: the 200 records that the golde
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
 
 
-def spark13b(*arguments: object, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+def process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """A real process, which must end well."""
     command = [sys.executable, "-m", "spark13b", *map(str, arguments)]
-    env = {**ENVIRONMENT, **options.pop("env", {})}  # type: ignore[dict-item]
-    result = subprocess.run(command, capture_output=True, text=True, env=env, **options)  # type: ignore[call-overload]
-    if check:
-        assert result.returncode == 0, result.stderr
-    return result  # type: ignore[no-any-return]
+    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    assert result.returncode == 0, result.stderr
+    return result
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A tokenizer trained on the instructions, their rows, and a run of 50 steps of cpu-tiny."""
     folder = tmp_path_factory.mktemp("life")
-    spark13b("tokenizer", "train", "--input", ALPACA, "--output", folder / "tok", "--vocab-size", 2000)
-    spark13b(
+    process("tokenizer", "train", "--input", ALPACA, "--output", folder / "tok", "--vocab-size", 2000)
+    process(
         *("preprocess", "sft", "--input", ALPACA, "--output", folder / "rows.mindrecord"),
         *("--tokenizer", folder / "tok", "--seq-length", 128, "--overlong", "split"),
     )
-    trained = spark13b(
+    trained = process(
         *("train", "--preset", "cpu-tiny-sft", "--data", folder / "rows.mindrecord", "--output", folder / "run"),
         *("--set", "train.steps=50", "--json"),
     )
@@ -62,12 +61,12 @@ def test_progress_and_notes_go_to_stderr_and_show_loss_rate_and_speed(folder):
     assert "WARNING" not in log
 
 
-def test_a_checkpoint_folder_and_a_preset_with_a_tokenizer_serve_as_well_as_a_run(folder):
+def test_a_checkpoint_folder_and_a_preset_with_a_tokenizer_serve_as_well_as_a_run(folder, spark13b):
     checkpoint = folder / "run" / "checkpoints" / "step-00000050"
     weights = checkpoint / "rank_0" / "model.ckpt"
     bare = folder / "bare.ckpt"
     bare.write_bytes(weights.read_bytes())
-    result = spark13b("infer", "你好", "--load", folder / "run", "--max-new-tokens", 8)
+    result = process("infer", "你好", "--load", folder / "run", "--max-new-tokens", 8)
     whole = result.stdout
     assert len(whole.strip()) > 0
     assert whole.endswith("\n")
@@ -87,24 +86,23 @@ def test_a_checkpoint_folder_and_a_preset_with_a_tokenizer_serve_as_well_as_a_ru
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_wrong_questions_are_refused_before_any_is_answered(folder, tmp_path, arguments, says):
+def test_wrong_questions_are_refused_before_any_is_answered(folder, tmp_path, spark13b, monkeypatch, arguments, says):
     (tmp_path / "empty.jsonl").write_text("")
-    result = spark13b(
-        *("infer", *arguments, "--load", folder / "run"), check=False, cwd=tmp_path, stdin=subprocess.DEVNULL
-    )
-    assert (result.returncode, result.stdout) == (2, "")
+    monkeypatch.chdir(tmp_path)
+    result = spark13b("infer", *arguments, "--load", folder / "run", code=2)
+    assert result.stdout == ""
     assert result.stderr.count("error:") == 1
     assert says in result.stderr
     assert "fix:" in result.stderr
 
 
-def test_without_any_model_the_message_says_how_to_get_one(tmp_path):
-    result = spark13b("infer", "你好", check=False, env={"SPARK13B_HOME": str(tmp_path)})
-    assert result.returncode == 2
+def test_without_any_model_the_message_says_how_to_get_one(tmp_path, spark13b, monkeypatch):
+    monkeypatch.setenv("SPARK13B_HOME", str(tmp_path))
+    result = spark13b("infer", "你好", code=2)
     assert "run 'spark13b demo' first" in result.stderr
 
 
-def test_ctrl_c_while_training_saves_and_resume_goes_on(folder, tmp_path):
+def test_ctrl_c_while_training_saves_and_resume_goes_on(folder, tmp_path, spark13b):
     command = [sys.executable, "-m", "spark13b", "train", "--preset", "cpu-tiny-sft", "--output", str(tmp_path / "run")]
     command += [
         "--data",
@@ -115,14 +113,14 @@ def test_ctrl_c_while_training_saves_and_resume_goes_on(folder, tmp_path):
         "schedule.warmup_steps=0",
     ]
     command += ["--set", "model.num_layers=1", "--set", "model.hidden_size=32", "--set", "model.ffn_hidden_size=64"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=100)
-    assert process.returncode == 1
+    running.send_signal(signal.SIGINT)
+    _, error = running.communicate(timeout=100)
+    assert running.returncode == 1
     assert "it is saved" in error
     done = len(metrics.read_text().splitlines())
     resumed = spark13b(
@@ -132,7 +130,7 @@ def test_ctrl_c_while_training_saves_and_resume_goes_on(folder, tmp_path):
     assert json.loads(resumed.stdout)["steps"] == done + 2
 
 
-def test_a_dry_run_prints_the_plan_of_a_preset_for_npus_without_one(folder):
+def test_a_dry_run_prints_the_plan_of_a_preset_for_npus_without_one(folder, spark13b):
     result = spark13b(
         *("train", "--preset", "800T-A2-sft", "--data", folder / "rows.mindrecord", "--dry-run", "--json"),
         *("--set", "model.seq_length=128"),
@@ -147,7 +145,7 @@ def test_a_terminal_gets_a_bar(folder):
     command = [sys.executable, "-m", "spark13b", "infer", "--load", str(folder / "run"), "--max-new-tokens", "2"]
     command += ["--output", str(folder / "bar.jsonl"), "--force", "你好", "再见"]
     env = {key: value for key, value in ENVIRONMENT.items() if key != "NO_COLOR"} | {"TERM": "xterm", "COLUMNS": "60"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=worker, env=env)
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=worker, env=env)
     os.close(worker)
     shown = b""
     try:
@@ -155,6 +153,6 @@ def test_a_terminal_gets_a_bar(folder):
             shown += chunk
     except OSError:  # the terminal is gone when the process is
         pass
-    assert process.wait() == 0
+    assert running.wait() == 0
     assert b"answering" in shown
     assert "2/2" in shown.decode()
