@@ -18,14 +18,14 @@ from spark13b.config.model import SparkConfig
 from spark13b.model.attention.blocked import BlockedAttention
 from spark13b.model.attention.choose import choose_backend
 
-# One layer of two heads of 64, 512 tokens in the vocabulary: what remains is attention.
+# One layer of two heads of 16, 512 tokens in the vocabulary: what remains is attention, and of it the scores.
 PEAK = """
 import json
 import numpy as np
 from spark13b.model import SparkConfig, SparkForCausalLM
 
 model = SparkForCausalLM(SparkConfig(
-    num_layers=1, hidden_size=128, num_heads=2, ffn_hidden_size=256, vocab_size=512,
+    num_layers=1, hidden_size=32, num_heads=2, ffn_hidden_size=64, vocab_size=512,
     seq_length=32768, sparse_local_size=8192,
 ))
 model.logits(np.random.default_rng(0).integers(0, 512, (1, 32768)))
