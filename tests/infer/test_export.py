@@ -33,6 +33,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def smallest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder of one layer, whose graphs are compiled in less time."""
+    folder = tmp_path_factory.mktemp("smallest") / "run"
+    return write_small_run(folder, model__num_layers=1, model__seq_length=96, model__sparse_local_size=20)
+
+
+@pytest.fixture(scope="module")
 def exported(small: Path) -> Path:
     """Graphs for two texts at once, made and checked as the command does it."""
     folder = small.parent / "exported"
@@ -58,15 +65,15 @@ print("loaded:", [name for name in ("mindspore", "torch") if name in sys.modules
 
 
 @pytest.fixture(scope="module")
-def adapters(small: Path) -> Path:
-    """Adapters of rank 2, scaled by 4."""
+def adapters(smallest: Path) -> Path:
+    """Adapters of rank 2, scaled by 4, for the model of one layer."""
     lora = LoraConfig(rank=2, alpha=8.0, targets="fc2|q_proj")
-    config, rng = load_preset(str(small / "preset.yaml")).model, np.random.default_rng(4)
+    config, rng = load_preset(str(smallest / "preset.yaml")).model, np.random.default_rng(4)
     arrays = {
         name: rng.standard_normal(shape).astype(np.float32) for name, shape in adapter_shapes(config, lora).items()
     }
-    write_adapters(small.parent / "adapters.safetensors", arrays, AdapterCard(lora=lora))
-    return small.parent / "adapters.safetensors"
+    write_adapters(smallest.parent / "adapters.safetensors", arrays, AdapterCard(lora=lora))
+    return smallest.parent / "adapters.safetensors"
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -134,10 +141,21 @@ def test_the_program_on_the_page_answers_as_the_model_does(
 
 
 def test_weights_too_large_for_one_file_stand_once_beside_both_graphs(
-    small: Path, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    smallest: Path, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("mindspore.train.serialization.TOTAL_SAVE", 100)  # kilobytes, instead of a gigabyte
-    words = ["export", "--load", small, "--output", tmp_path / "out", "--prompt-length", 16, "--context", 28, "--json"]
+    words = [
+        "export",
+        "--load",
+        smallest,
+        "--output",
+        tmp_path / "out",
+        "--prompt-length",
+        16,
+        "--context",
+        28,
+        "--json",
+    ]
     halves = [f"--set=model.{name}=float16" for name in ("compute_type", "param_init_type", "softmax_compute_type")]
     assert (
         run([str(word) for word in [*words, *ON_NPU, *halves, "--adapter", adapters]]) == 0
@@ -152,16 +170,16 @@ def test_weights_too_large_for_one_file_stand_once_beside_both_graphs(
     linear = "transformer.transformer.layers.0.mlp.fc2"
     with open_checkpoint(adapters) as tensors:
         a, b = (tensors[f"{linear}.mindpet_delta_lora_{letter}"] for letter in "ab")
-    assert (weights_of(small)[f"{linear}.weight"] + b @ a * 4).astype(np.float16)[0].tobytes() in weights
+    assert (weights_of(smallest)[f"{linear}.weight"] + b @ a * 4).astype(np.float16)[0].tobytes() in weights
 
 
 def test_graphs_that_answer_otherwise_fail_and_leave_nothing(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    smallest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from spark13b.infer.export import graphs
 
     monkeypatch.setattr(graphs, "FORBIDDEN", 0.0)  # slots not written yet are seen
-    words = ["export", "--load", small, "--output", tmp_path / "out", "--prompt-length", 8, "--context", 16]
+    words = ["export", "--load", smallest, "--output", tmp_path / "out", "--prompt-length", 8, "--context", 16]
     assert run([str(word) for word in words]) == 1
     said = capfd.readouterr().err
     assert "do not answer as the model does: token" in said and "nothing was written" in said
@@ -209,13 +227,13 @@ def test_spark13b_reads_the_folder_back_by_its_name_alone(hub: Path, small: Path
     assert find_model(hub, None, None, {}, []).tokenizer.where == str(hub / "tokenizer.model")
 
 
-def test_adapters_are_folded_in_and_numbers_become_smaller(small: Path, adapters: Path, tmp_path: Path) -> None:
-    words = ["export", "--load", small, "--adapter", adapters, "--dtype", "float16"]
+def test_adapters_are_folded_in_and_numbers_become_smaller(smallest: Path, adapters: Path, tmp_path: Path) -> None:
+    words = ["export", "--load", smallest, "--adapter", adapters, "--dtype", "float16"]
     assert run([str(word) for word in [*words, "--format", "safetensors", "--output", tmp_path / "hub"]]) == 0
     linear = "transformer.transformer.layers.0.mlp.fc2"
     with open_checkpoint(adapters) as tensors:
         a, b = (tensors[f"{linear}.mindpet_delta_lora_{letter}"] for letter in "ab")
-    expected = weights_of(small)[f"{linear}.weight"] + b @ a * 4
+    expected = weights_of(smallest)[f"{linear}.weight"] + b @ a * 4
     with open_checkpoint(tmp_path / "hub") as found:
         assert found.dtypes()["embedding.word_embeddings.weight"] == np.float32
         np.testing.assert_allclose(found["transformer.layers.0.mlp.fc2.weight"], expected.astype(np.float16), rtol=2e-3)
