@@ -182,12 +182,20 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr("spark13b.data.sources.read_blocks", limited)
 
 
+STREAM = Options(documents=True, shard_mib=1)
+
+
+@pytest.fixture(scope="module")
+def stream(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a job that joins the texts of a.jsonl and was left alone."""
+    folder = tmp_path_factory.mktemp("stream")
+    preprocess_pretrain([corpus / "a.jsonl"], folder / "rows.mindrecord", TOKENIZER, 1000, options=STREAM)
+    return contents(folder)
+
+
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_stream_goes_on_at_the_token_where_it_was_stopped(corpus, tmp_path, monkeypatch, count):
-    whole, output = tmp_path / "whole" / "rows.mindrecord", tmp_path / "rows.mindrecord"
-    options = Options(documents=True, shard_mib=1)
-    source = [corpus / "a.jsonl"]
-    preprocess_pretrain(source, whole, TOKENIZER, 1000, options=options)
+def test_a_stream_goes_on_at_the_token_where_it_was_stopped(corpus, stream, tmp_path, monkeypatch, count):
+    output, options, source = tmp_path / "rows.mindrecord", STREAM, [corpus / "a.jsonl"]
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stop_after(patch, count)
         preprocess_pretrain(source, output, TOKENIZER, 1000, options=options)
@@ -196,8 +204,7 @@ def test_a_stream_goes_on_at_the_token_where_it_was_stopped(corpus, tmp_path, mo
         swapped = SparkTokenizer(TOKENIZER.model.replace(b"\xe7\x9a\x84", b"\xe7\x9a\x85", 1))
         preprocess_pretrain(source, output, swapped, 1000, options=options, way=Way(resume=True))
     preprocess_pretrain(source, output, TOKENIZER, 1000, options=options, way=Way(workers=2))
-    made = contents(tmp_path / "whole")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == made
+    assert contents(tmp_path) == stream
     assert read_manifest(output).columns == ["input_ids", "loss_mask", "document_ids"]  # type: ignore[union-attr]
     assert row_info(output).columns == ("document_ids", "input_ids", "loss_mask")
 
