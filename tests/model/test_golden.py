@@ -26,7 +26,9 @@ def test_whole_attention_gives_the_originals_logits(golden: Golden, golden_model
     assert np.abs(logits - golden["logits/logits"]).max() < 1e-4
 
 
-def test_attention_in_blocks_gives_the_originals_logits(golden: Golden, golden_weights: Golden) -> None:
+def test_attention_in_blocks_gives_the_originals_logits(
+    golden: Golden, golden_weights: Golden, operator_by_operator: None
+) -> None:
     model = make_model(golden_config(), golden_weights, block=13)
     assert np.abs(model.logits(golden["logits/ids"]) - golden["logits/logits"]).max() < 1e-4
 
@@ -115,7 +117,9 @@ def test_right_padding_to_a_bucket_changes_no_logits(
     np.testing.assert_array_equal(padded, golden_model.logits(ids)[:, :tokens])
 
 
-def test_logits_in_float16_stay_within_its_rounding(golden: Golden, golden_weights: Golden) -> None:
+def test_logits_in_float16_stay_within_its_rounding(
+    golden: Golden, golden_weights: Golden, operator_by_operator: None
+) -> None:
     """float16 rounds with a relative error of 2^-11 = 4.9e-4; norms, softmax and stored weights stay in float32.
 
     The output is a product over a normed state, so the logits' own deviation is the scale of the error. Some ten
