@@ -2,7 +2,7 @@
 
 The measured number is the largest resident set of the process (VmHWM of /proc/self/status) when the run has ended.
 
-    python benchmarks/memory.py [--shape NAME] [--json]
+    python benchmarks/memory.py [--shape NAME] [--steps N] [--json]
 """
 
 from __future__ import annotations
@@ -61,7 +61,6 @@ class Shape:
             "model.seq_length": self.tokens,
             "model.sparse_local_size": self.window,
             "train.batch_size": self.batch,
-            "train.steps": STEPS,
             "train.recompute": self.recompute,
             "schedule.warmup_steps": 0,
         }
@@ -79,9 +78,10 @@ def main() -> None:
     """Measure the shapes, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, help="this one alone")
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--json", action="store_true", help="bytes, for programs")
     options = parser.parse_args()
-    results = [measure(name) for name in ([options.shape] if options.shape else SHAPES)]
+    results = [measure(name, options.steps) for name in ([options.shape] if options.shape else SHAPES)]
     if options.json:
         print(json.dumps(results))
         return
@@ -92,15 +92,16 @@ def main() -> None:
         print(f"| {row['shape']} | {SHAPES[row['shape']].dominated} | {facts} |")
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str, steps: int) -> dict[str, Any]:
     """Plan and run one shape: bytes planned and measured."""
     shape = SHAPES[name]
-    planned = training_memory(load_preset("cpu-tiny-pretrain", options=shape.assignments), shape.tokens).total
+    assignments = shape.assignments | {"train.steps": steps}
+    planned = training_memory(load_preset("cpu-tiny-pretrain", options=assignments), shape.tokens).total
     with tempfile.TemporaryDirectory() as folder:
         rows, run = Path(folder, "rows.mindrecord"), Path(folder, "run")
         make_rows(rows, shape)
         command = ["train", "--preset", "cpu-tiny-pretrain", "--data", str(rows), "--output", str(run)]
-        for key, value in shape.assignments.items():
+        for key, value in assignments.items():
             command += ["--set", f"{key}={json.dumps(value)}"]
         ended = output([sys.executable, "-c", PROGRAM, *command])
     measured = json.loads(ended.splitlines()[-1])
