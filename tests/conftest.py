@@ -34,14 +34,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # any test may come first there, and Mi
 # Files that take longest, which two processes begin with: one that is begun last is waited for alone
 SLOW = (
     *("train/test_parallel.py", "cli/test_train_infer.py", "train/test_memory.py", "cli/test_train_together.py"),
-    *("cluster/test_launch.py", "infer/test_export.py", "infer/test_decoder.py", "cli/test_infer.py"),
-    *("train/test_training.py", "test_docs.py", "cli/test_ckpt.py", "cli/test_lora.py", "model/test_long_context.py"),
-    *("train/test_run.py", "cli/test_preprocess.py", "model/test_against_numpy.py", "train/test_lora.py"),
-    *("model/test_golden.py", "model/test_dropout.py", "demo/test_run.py", "cli/test_preset.py", "cli/test_native.py"),
-    *("data/test_jobs.py", "demo/test_corpus.py", "infer/test_native_decoder.py", "train/test_native_training.py"),
-    *("serve/test_server.py", "data/test_engine.py", "train/test_recompute.py", "train/test_step.py"),
-    *("train/test_optimizer.py", "cli/test_main.py", "cli/test_tokenizer.py", "ckpt/test_formats.py"),
-    *("serve/test_page.py", "serve/test_limits.py", "infer/test_loading.py", "data/test_mindrecord.py"),
+    *("infer/test_decoder.py", "cluster/test_launch.py", "infer/test_export.py", "cli/test_infer.py"),
+    *("train/test_native_training.py", "train/test_native_lora.py", "data/test_jobs.py", "cli/test_preprocess.py"),
+    *("model/test_golden.py", "train/test_lora.py", "test_docs.py", "model/test_long_context.py"),
+    *("train/test_run.py", "model/test_against_numpy.py", "train/test_step.py", "cli/test_lora.py"),
+    *("train/test_recompute.py", "train/test_training.py", "demo/test_run.py", "serve/test_server.py"),
+    *("cli/test_ckpt.py", "infer/test_native_decoder.py", "ckpt/test_formats.py", "train/test_optimizer.py"),
+    *("cli/test_tokenizer.py", "infer/test_loading.py", "data/test_mindrecord.py", "demo/test_corpus.py"),
+    *("data/test_engine.py", "cli/test_convert.py", "cli/test_eval.py", "cli/test_doctor.py"),
+    *("train/test_evaluation.py", "serve/test_page.py", "serve/test_limits.py", "model/test_dropout.py"),
 )
 
 

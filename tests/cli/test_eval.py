@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +38,8 @@ def folder(tmp_path_factory) -> RunFolder:
     return folder
 
 
-def test_the_best_checkpoint_of_a_run_is_measured_with_the_run_s_preset(folder, rows):
-    command = [sys.executable, "-m", "spark13b", "eval", "--data", rows, "--load", folder.best, "--json"]
-    done = subprocess.run([*command, "--batch-size", "5"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_the_best_checkpoint_of_a_run_is_measured_with_the_run_s_preset(folder, rows, spark13b):
+    done = spark13b("eval", "--data", rows, "--load", folder.best, "--json", "--batch-size", 5)
     found = json.loads(done.stdout)
     assert found["loss"] == pytest.approx(math.log(8000), rel=1e-5)
     assert found["perplexity"] == pytest.approx(8000, rel=1e-4)
