@@ -13,6 +13,7 @@ from spark13b.config.model import SparkConfig
 from spark13b.model.names import expected_shapes
 from spark13b.model.rope_table import rope_table
 from spark13b.native.library import Library
+from spark13b.native.matrix import BFLOAT16 as HALF
 
 
 def call(library: Library, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> int:
@@ -171,6 +172,8 @@ def test_large_scores_neither_overflow_nor_vanish(native_library: Library) -> No
 class Batch:
     """A small model and two texts of it."""
 
+    types: tuple[int, int] = (FLOAT32, FLOAT32)  # of linear layers' weights and biases, of the embedding
+
     def __init__(self, window: int = 6) -> None:
         self.config = SparkConfig(
             num_layers=2,
@@ -193,7 +196,7 @@ class Batch:
 
     def inputs(self, level: int, threads: int = 2, kind: int = 0, recompute: int = 0) -> list[np.ndarray]:
         epsilon = bits(self.config.layernorm_epsilon)
-        given = numbers(threads, level, 3, self.config.sparse_local_size, kind, recompute, epsilon, 2)
+        given = numbers(threads, level, 3, self.config.sparse_local_size, kind, recompute, epsilon, 2, *self.types)
         factor = np.array([0.5], np.float32)
         return [given, self.ids, self.targets, self.mask, factor, *self.tables, *self.weights.values()]
 
@@ -317,13 +320,36 @@ def test_gradients_of_adapters_have_the_same_bits_for_any_number_of_threads_and_
     )
 
 
+@pytest.mark.parametrize("types", [(BFLOAT16, BFLOAT16), (BFLOAT16, FLOAT32), (FLOAT32, BFLOAT16)])
+def test_frozen_weights_may_be_bfloat16(types: tuple[int, int], native_library: Library) -> None:
+    """Products take them as they are: the numbers are those of weights that were rounded before."""
+    batch = AdaptedBatch(3, (ALL, ALL))
+    half = {
+        name: array.astype(HALF)
+        for name, array in batch.weights.items()
+        if "norm" not in name and types["embedding" in name] == BFLOAT16
+    }
+    batch.weights |= {name: array.astype(np.float32) for name, array in half.items()}
+    kinds, settings = (FLOAT32, BFLOAT16), ("spark_loss_and_gradients", native_library.best, 2)
+    found = [batch.run(native_library, *settings, kind) for kind in kinds]
+    batch.types = types
+    batch.weights |= half
+    for kind, expected in zip(kinds, found, strict=True):
+        again = batch.run(native_library, *settings, kind)
+        for one, other in zip(again, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    without, outputs = Batch(), [np.empty(2, np.float32), *(np.empty_like(one) for one in batch.weights.values())]
+    without.types = types
+    assert call(native_library, "spark_loss_and_gradients", without.inputs(0), outputs) == 1  # they cannot be trained
+
+
 def test_adapters_that_do_not_fit_their_numbers_are_refused(native_library: Library) -> None:
     batch, sums = AdaptedBatch(3, (ALL, ALL)), [np.empty(2, np.float32)]
     assert native_library.onednn is not None
     given, *tensors = batch.inputs(0)
     assert call(native_library, "spark_loss", [given, *tensors[:-1]], sums) == 1
     assert call(native_library, "spark_loss", [given[:-1], *tensors], sums) == 1
-    given[8] = 0  # their rank
+    given[10] = 0  # their rank
     assert call(native_library, "spark_loss", [given, *tensors], sums) == 1
 
 

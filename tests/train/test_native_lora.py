@@ -16,6 +16,7 @@ from spark13b.ckpt import expected_shapes, write_checkpoint
 from spark13b.ckpt.adapters import open_adapters, write_adapters
 from spark13b.config.model import SparkConfig
 from spark13b.config.sections import LoraConfig
+from spark13b.errors import InputError
 from spark13b.model import native_training
 from spark13b.model.causal_lm import SparkForCausalLM
 from spark13b.model.initialize import initial_value
@@ -174,9 +175,35 @@ def test_a_run_goes_on_with_or_without_the_library_and_says_which_computes(
     assert ended.evaluation.loss == pytest.approx(result.evaluation.loss, rel=1e-4)
 
 
+def test_a_base_in_bfloat16_takes_half_the_memory_and_learns_as_one_in_float32(
+    native_library: Library, rows: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_training, "find_library", lambda: Found(native_library, ""))
+    half = {"model__param_init_type": "bfloat16", "model__embedding_init_type": "bfloat16"}
+    curves = []
+    for number, changes in enumerate(({}, half)):
+        preset, run = (
+            small_preset(**PRESET, **changes, model__compute_type="bfloat16"),
+            RunFolder(tmp_path / str(number)),
+        )
+        train(Job(preset, rows, run.path, load=base))
+        curves.append(curve(run))
+    # biases and rows of the embedding are rounded, too, where the base is; products round weights in both runs
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-3)
+    model = SparkForCausalLM(preset.model, seed=None, setup=Setup(lora=preset.lora))
+    stored = {str(one.dtype) for name, one in model.weights().items() if "norm" not in name}
+    assert stored == {"BFloat16"}
+    monkeypatch.setattr(native_training, "find_library", lambda: Found(None, "it is not there"))
+    with pytest.raises(InputError, match="MindSpore has no bfloat16 matrix products on a CPU"):
+        train(Job(preset, rows, tmp_path / "none", load=base))
+
+
 def test_dropout_is_mindspores(native_library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_training, "find_library", lambda: Found(native_library, ""))
     library, why = choose_training(config(), Setup(lora=LoraConfig(dropout=0.1)))
     assert library is None
     assert "the native library has no dropout of adapters' inputs (lora.dropout)" in why
     assert choose_training(config(), Setup(lora=LoraConfig()))[0] is native_library
+    half = config(param_init_type="bfloat16")
+    assert choose_training(half, Setup(lora=LoraConfig()))[0] is native_library
+    assert "trains float32 weights, these are bfloat16" in choose_training(half, Setup())[1]

@@ -81,8 +81,10 @@ def _opened(found: FoundModel, fold: bool) -> Iterator[tuple[OpenParts, Checkpoi
 def _load_graphs(base: Checkpoint, parts: OpenParts, config: SparkConfig, mesh: Mesh, fold: bool) -> SparkForCausalLM:
     """The model that MindSpore computes."""
     from spark13b.model.causal_lm import SparkForCausalLM
+    from spark13b.model.device import check_types
     from spark13b.model.transformer import Setup
 
+    check_types(config)
     lora = None if fold else parts.lora
     model = SparkForCausalLM(config, seed=None, setup=Setup(mesh=mesh, lora=lora))
     if mesh.world.size == 1:

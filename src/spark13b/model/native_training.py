@@ -18,7 +18,7 @@ from spark13b.model.rope_table import rope_table
 from spark13b.model.transformer import Setup
 from spark13b.native.library import Library, find_library, thread_count
 
-TYPES = ("float32", "bfloat16")  # of products, by the library's numbers
+TYPES = ("float32", "bfloat16")  # by the library's numbers
 
 
 def choose_training(config: SparkConfig, setup: Setup) -> tuple[Library | None, str]:
@@ -39,8 +39,10 @@ def _why_not(config: SparkConfig, setup: Setup) -> str | None:
     inner = {config.layernorm_compute_type, config.softmax_compute_type}
     if device() != "cpu":
         return "the device is no CPU"
-    if kept != {"float32"}:
+    if setup.lora is None and kept != {"float32"}:
         return f"the native library trains float32 weights, these are {' and '.join(sorted(kept))}"
+    if not kept <= set(TYPES):
+        return f"the native library reads {' or '.join(TYPES)} weights, these are {' and '.join(sorted(kept))}"
     if inner != {"float32"}:
         return f"the native library's norms and softmax are float32, these are {' and '.join(sorted(inner))}"
     if config.compute_type not in TYPES:
@@ -84,6 +86,7 @@ class NativeParameters:
         kind, epsilon = TYPES.index(config.compute_type), float_bits(config.layernorm_epsilon)
         numbers = [thread_count(), library.level, config.num_heads, config.sparse_local_size, kind, int(recompute)]
         numbers += [epsilon, config.num_layers]
+        numbers += [TYPES.index(config.param_init_type), TYPES.index(config.embedding_init_type)]
         if self.lora is not None:
             numbers += [self.lora.rank, float_bits(self.lora.alpha / self.lora.rank), *self._adapted()]
         return Tensor(np.array(numbers, np.int64))

@@ -20,7 +20,7 @@
 namespace {
 
 struct Kernels {
-    void (*convert[2])(const float* from, int64_t count, float factor, void* to);  // by Type, as all pairs here
+    void (*convert[2][2])(const void* from, int64_t count, float factor, void* to);  // by Type, as all pairs here
     void (*norm[2])(const float* x, int64_t rows, int64_t width, const float* gamma, const float* beta, float epsilon,
                     void* out);
     void (*norm_gradient)(const float* x, const float* dh, int64_t rows, int64_t width, const float* gamma,
@@ -44,7 +44,7 @@ constexpr int64_t kColumns = 256;  // of a piece of sums over rows
 
 class Training : private TrainingMemory {
   public:
-    Training(Pool::Turn& pool, int level, const TrainingShape& shape, const float* const* weights,
+    Training(Pool::Turn& pool, int level, const TrainingShape& shape, const void* const* weights,
              const Adapters& adapters, const float* cos, const float* sin, float* const* gradients)
         : TrainingMemory(shape, weights, adapters, gradients),
           pool_(pool),
@@ -55,15 +55,18 @@ class Training : private TrainingMemory {
           products_(pool, level, count_, shape.type) {
         pool_.share(copies_.size(), [&](int64_t number, int) {
             const Copy& copy = copies_[number];
-            run_.convert[shape.type](copy.from, copy.count, copy.factor, copy.to);
+            run_.convert[copy.from_type][copy.type](copy.from, copy.count, copy.factor, copy.to);
         });
     }
 
     void run(const int32_t* ids, const int32_t* targets, const float* mask, float factor, float* loss) {
         const int64_t hidden = shape_.hidden;
         pool_.share(pieces_, [&](int64_t piece, int) {
+            const auto* table = static_cast<const char*>(weights_[0]);
+            const int64_t row = hidden * (shape_.embedding_type == kBfloat16 ? 2 : 4);
             for (int64_t n = first(piece); n < last(piece); ++n)
-                std::memcpy(kept_[0].x + n * hidden, weights_[0] + ids[n] * hidden, hidden * sizeof(float));
+                run_.convert[shape_.embedding_type][kFloat32](table + ids[n] * row, hidden, 1.0f,
+                                                              kept_[0].x + n * hidden);
         });
         for (int64_t l = 0; l < shape_.layers; ++l) forward(l, l + 1 < shape_.layers ? kept_[l + 1].x : final_);
         score_all(targets, mask, factor, loss);
@@ -104,7 +107,7 @@ class Training : private TrainingMemory {
         const int64_t hidden = shape_.hidden;
         auto* to = static_cast<uint16_t*>(narrow_[place]);
         pool_.share(pieces_, [&](int64_t piece, int) {
-            run_.convert[kBfloat16](rows + first(piece) * hidden, (last(piece) - first(piece)) * hidden,
+            run_.convert[kFloat32][kBfloat16](rows + first(piece) * hidden, (last(piece) - first(piece)) * hidden,
                                     1.0f, to + first(piece) * hidden);
         });
         return to;
@@ -113,7 +116,7 @@ class Training : private TrainingMemory {
     // h = norm(x) by the gamma and beta at that place
     void norm(const float* x, int64_t layer, int place) {
         const int64_t hidden = shape_.hidden;
-        const float *gamma = array(layer, place), *beta = array(layer, place + 1);
+        const float *gamma = norm_array(layer, place), *beta = norm_array(layer, place + 1);
         pool_.share(pieces_, [&](int64_t piece, int) {
             run_.norm[shape_.type](x + first(piece) * hidden, last(piece) - first(piece), hidden, gamma, beta,
                                    shape_.epsilon, at(h_, first(piece), hidden));
@@ -150,7 +153,7 @@ class Training : private TrainingMemory {
             float* sums = dgamma ? sums_ + piece * 2 * hidden : nullptr;
             if (sums) std::memset(sums, 0, 2 * hidden * sizeof(float));
             const int64_t offset = first(piece) * hidden;
-            run_.norm_gradient(x + offset, dh_ + offset, last(piece) - first(piece), hidden, array(layer, place),
+            run_.norm_gradient(x + offset, dh_ + offset, last(piece) - first(piece), hidden, norm_array(layer, place),
                                shape_.epsilon, change_ + offset, sums, sums ? sums + hidden : nullptr);
         });
         gather(sums_, 2 * hidden, hidden, dgamma);
@@ -321,13 +324,16 @@ class Training : private TrainingMemory {
 bool TrainingShape::valid() const {
     return batch > 0 && tokens > 0 && layers > 0 && hidden > 0 && heads > 0 && hidden % heads == 0 &&
            hidden / heads % 2 == 0 && mlp > 0 && vocabulary > 0 && window > 0 &&
-           (type == kFloat32 || type == kBfloat16);
+           (type == kFloat32 || type == kBfloat16) && (linear_type == kFloat32 || linear_type == kBfloat16) &&
+           (embedding_type == kFloat32 || embedding_type == kBfloat16);
 }
 
-int train_batch(Pool::Turn& pool, int level, const TrainingShape& shape, const float* const* weights,
+int train_batch(Pool::Turn& pool, int level, const TrainingShape& shape, const void* const* weights,
                 const Adapters& adapters, const float* cos, const float* sin, const int32_t* ids,
                 const int32_t* targets, const float* mask, float factor, float* loss, float* const* gradients) {
-    if (!shape.valid() || level < 0 || level > best_level() || (adapters.values && adapters.rank < 1)) return 1;
+    const bool rounded = shape.linear_type != kFloat32 || shape.embedding_type != kFloat32;
+    if (!shape.valid() || level < 0 || level > best_level()) return 1;
+    if (adapters.values ? adapters.rank < 1 : gradients && rounded) return 1;
     for (int64_t n = 0; n < shape.batch * shape.tokens; ++n)
         if (ids[n] < 0 || ids[n] >= shape.vocabulary || targets[n] < 0 || targets[n] >= shape.vocabulary) return 1;
     try {

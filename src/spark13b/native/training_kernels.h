@@ -19,8 +19,8 @@ KERNEL static inline Vector sigmoid_of_gelu(Vector z) {
     return 1.0f / (1.0f + exp_of(-z * (kGelu + kGeluCube * (z * z))));
 }
 
-template <class Number>
-KERNEL static void convert(const float* from, int64_t count, float factor, Number* to) {
+template <class From, class Number>
+KERNEL static void convert(const From* from, int64_t count, float factor, Number* to) {
     for (int64_t i = 0; i < count; i += LANES) put(to + i, take(from + i, count - i) * factor, count - i);
 }
 
@@ -154,9 +154,9 @@ KERNEL static float score(float* logits, int64_t width, int64_t target, float we
 }
 
 // The table's functions get typed numbers as void.
-template <class Number>
-KERNEL static void convert_to(const float* from, int64_t count, float factor, void* to) {
-    convert(from, count, factor, static_cast<Number*>(to));
+template <class From, class Number>
+KERNEL static void convert_to(const void* from, int64_t count, float factor, void* to) {
+    convert(static_cast<const From*>(from), count, factor, static_cast<Number*>(to));
 }
 
 template <class Number>
@@ -185,7 +185,7 @@ KERNEL static float score_to(float* logits, int64_t width, int64_t target, float
 }
 
 static const Kernels kernels = {
-    {convert_to<float>, convert_to<uint16_t>},
+    {{convert_to<float, float>, convert_to<float, uint16_t>}, {convert_to<uint16_t, float>, convert_to<uint16_t, uint16_t>}},
     {norm_to<float>, norm_to<uint16_t>},
     norm_gradient,
     turn,

@@ -5,6 +5,8 @@
 
 namespace {
 
+int64_t bytes_of(int32_t type) { return bits_of(type) / 8; }
+
 constexpr int64_t kLogits = 16 * 1024 * 1024;  // that are in memory at once: 64 MB
 
 char* memory_of(size_t size) {
@@ -15,7 +17,7 @@ char* memory_of(size_t size) {
 
 }  // namespace
 
-TrainingMemory::TrainingMemory(const TrainingShape& shape, const float* const* weights, const Adapters& adapters,
+TrainingMemory::TrainingMemory(const TrainingShape& shape, const void* const* weights, const Adapters& adapters,
                                float* const* gradients)
     : shape_(shape),
       weights_(weights),
@@ -50,7 +52,7 @@ void TrainingMemory::lay_out(Arena& arena) {
     }
     copies_.clear();
     lay_out_linears(arena);
-    table_ = typed(arena, weights_[0], shape_.vocabulary * hidden);
+    table_ = typed(arena, weights_[0], shape_.embedding_type, shape_.type, shape_.vocabulary * hidden);
     final_ = arena.take<float>(wide);
     h_ = take(arena, wide);
     act_ = take(arena, count_ * mlp);
@@ -67,6 +69,7 @@ void TrainingMemory::lay_out(Arena& arena) {
 
 void TrainingMemory::lay_out_linears(Arena& arena) {
     const int64_t rank = adapters_.rank;
+    const int32_t type = shape_.type, from_type = shape_.linear_type;
     void *low[kLinears] = {}, *low_change[kLinears] = {};
     for (int i = 0; i < kLinears; ++i) {
         if (shares_layers()) low[i] = take(arena, count_ * rank);
@@ -77,34 +80,35 @@ void TrainingMemory::lay_out_linears(Arena& arena) {
             Linear& made = kept_[l].linears[i] = Linear{};
             made.outputs = i == kGate || i == kUp ? shape_.mlp : shape_.hidden;
             made.inputs = i == kDown ? shape_.mlp : shape_.hidden;
-            made.weights = typed(arena, array(l, place_of(i)), made.outputs * made.inputs);
-            made.bias = array(l, place_of(i) + 1);
+            made.weights = typed(arena, array(l, place_of(i)), from_type, type, made.outputs * made.inputs);
+            const void* bias = typed(arena, array(l, place_of(i) + 1), from_type, kFloat32, made.outputs);
+            made.bias = static_cast<const float*>(bias);
             const float* const* adapter = trains_weights() ? nullptr : adapters_.values + (l * kLinears + i) * 2;
             if (!adapter || !adapter[0]) continue;
             made.rank = rank;
-            made.a = typed(arena, adapter[0], rank * made.inputs);
-            made.b = typed(arena, adapter[1], made.outputs * rank);
-            made.scaled_a = copied(arena, adapter[0], rank * made.inputs, adapters_.scale);
-            made.scaled_b = copied(arena, adapter[1], made.outputs * rank, adapters_.scale);
+            made.a = typed(arena, adapter[0], kFloat32, type, rank * made.inputs);
+            made.b = typed(arena, adapter[1], kFloat32, type, made.outputs * rank);
+            made.scaled_a = copied(arena, adapter[0], kFloat32, type, rank * made.inputs, adapters_.scale);
+            made.scaled_b = copied(arena, adapter[1], kFloat32, type, made.outputs * rank, adapters_.scale);
             made.low = shares_layers() ? low[i] : take(arena, count_ * rank);
             made.low_change = low_change[i];
         }
 }
 
 // Numbers of the products' type.
-void* TrainingMemory::take(Arena& arena, int64_t count) const {
-    return arena.take<char>(count * (shape_.type == kBfloat16 ? 2 : 4));
+void* TrainingMemory::take(Arena& arena, int64_t count) const { return arena.take<char>(count * bytes_of(shape_.type)); }
+
+// Numbers in a type: where they lie, or a copy.
+const void* TrainingMemory::typed(Arena& arena, const void* from, int32_t from_type, int32_t type, int64_t count) {
+    return from_type == type ? from : copied(arena, from, from_type, type, count, 1.0f);
 }
 
-// Numbers in the products' type: where they lie, or a copy.
-const void* TrainingMemory::typed(Arena& arena, const float* from, int64_t count) {
-    return shape_.type == kBfloat16 ? copied(arena, from, count, 1.0f) : from;
-}
-
-const void* TrainingMemory::copied(Arena& arena, const float* from, int64_t count, float factor) {
+const void* TrainingMemory::copied(Arena& arena, const void* from, int32_t from_type, int32_t type, int64_t count,
+                                   float factor) {
     constexpr int64_t kPart = 32768;  // a thread's turn
-    void* to = take(arena, count);
+    char* to = arena.take<char>(count * bytes_of(type));
     for (int64_t first = 0; to && first < count; first += kPart)
-        copies_.push_back({from + first, at(to, first, 1), std::min(kPart, count - first), factor});
+        copies_.push_back({static_cast<const char*>(from) + first * bytes_of(from_type), from_type, type,
+                           to + first * bytes_of(type), std::min(kPart, count - first), factor});
     return to;
 }

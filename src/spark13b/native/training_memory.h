@@ -22,9 +22,10 @@ struct Kept {
     Linear linears[kLinears];
 };
 
-// Numbers that are to be copied, times a factor, in the products' type.
+// Numbers that are to be copied, times a factor, in another type.
 struct Copy {
-    const float* from;
+    const void* from;
+    int32_t from_type, type;
     void* to;
     int64_t count;
     float factor;
@@ -36,14 +37,15 @@ class TrainingMemory {
     static constexpr int64_t kRows = 32;  // of a piece between products
 
     // Throws std::bad_alloc. What is in `copies_` is to be copied before anything is computed.
-    TrainingMemory(const TrainingShape& shape, const float* const* weights, const Adapters& adapters,
+    TrainingMemory(const TrainingShape& shape, const void* const* weights, const Adapters& adapters,
                    float* const* gradients);
 
     bool differentiates() const { return gradients_ != nullptr; }
     bool trains_weights() const { return adapters_.values == nullptr; }
 
     // An array of a layer, or of the last norm behind them, and its gradient, null where it is not trained.
-    const float* array(int64_t layer, int place) const { return weights_[1 + kArrays * layer + place]; }
+    const void* array(int64_t layer, int place) const { return weights_[1 + kArrays * layer + place]; }
+    const float* norm_array(int64_t layer, int place) const { return static_cast<const float*>(array(layer, place)); }
     float* gradient(int64_t layer, int place) const {
         return trains_weights() ? gradients_[1 + kArrays * layer + place] : nullptr;
     }
@@ -55,7 +57,7 @@ class TrainingMemory {
     }
 
     const TrainingShape& shape_;
-    const float* const* weights_;
+    const void* const* weights_;
     const Adapters& adapters_;
     float* const* gradients_;
     const int64_t count_, pieces_, logit_rows_;  // N; its pieces; logits that are in memory at once
@@ -70,8 +72,8 @@ class TrainingMemory {
     void lay_out(Arena& arena);
     void lay_out_linears(Arena& arena);
     void* take(Arena& arena, int64_t count) const;
-    const void* typed(Arena& arena, const float* from, int64_t count);
-    const void* copied(Arena& arena, const float* from, int64_t count, float factor);
+    const void* typed(Arena& arena, const void* from, int32_t from_type, int32_t type, int64_t count);
+    const void* copied(Arena& arena, const void* from, int32_t from_type, int32_t type, int64_t count, float factor);
 
     // Whether layers use the same memory one after the other, but for their inputs.
     bool shares_layers() const { return shape_.recompute || !differentiates(); }
