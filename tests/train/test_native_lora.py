@@ -27,7 +27,7 @@ from spark13b.native.library import Found, Library
 from spark13b.progress import Silent
 from spark13b.run_folder import RunFolder
 from spark13b.train.evaluation import evaluate
-from spark13b.train.run import Job, Result, train
+from spark13b.train.run import Job, train
 from train.small_run import small_preset, small_rows
 
 
@@ -96,7 +96,7 @@ def test_loss_and_gradients_of_adapters_are_those_of_mindspores_operators(
     native_library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPARK13B_NATIVE", "0")
-    shape, lora = config(), LoraConfig(rank=3, alpha=2.5)
+    shape, lora = config(num_layers=1), LoraConfig(rank=3, alpha=2.5)
     weights, adapters = random_weights(shape, seed=4, deviation=0.1), random_adapters(shape, lora)
     model = SparkForCausalLM(shape, seed=None, setup=Setup(lora=lora))
     assert not model.trains_natively
@@ -135,7 +135,13 @@ class Notes(Silent):
         self.said.append(text)
 
 
-PRESET: dict[str, Any] = {"task": "lora", "lora__rank": 3, "lora__alpha": 12.0, "schedule__warmup_steps": 0}
+PRESET: dict[str, Any] = {
+    "task": "lora",
+    "lora__rank": 3,
+    "lora__alpha": 12.0,
+    "lora__targets": "q_proj|fc2",  # MindSpore compiles more of them longer
+    "schedule__warmup_steps": 0,
+}
 
 
 def curve(run: RunFolder) -> list[float]:
@@ -152,14 +158,15 @@ def test_a_run_goes_on_with_or_without_the_library_and_says_which_computes(
     assert result.evaluation is not None
     assert min(curve(first)) < max(curve(first)) - 0.05  # it has learned
 
-    def go_on(name: str) -> tuple[RunFolder, Result]:
+    def go_on(name: str) -> RunFolder:
         """From the third step."""
         run = RunFolder(tmp_path / name)
         shutil.copytree(first.path, run.path, symlinks=True)
         shutil.rmtree(run.checkpoint(6))
-        return run, train(Job(preset, rows, run.path, resume=True, eval_data=rows), Notes(said))
+        train(Job(preset, rows, run.path, resume=True), Notes(said))
+        return run
 
-    again, _ = go_on("again")
+    again = go_on("again")
     assert curve(again) == curve(first)
     # adapters with dropout, which an evaluation does not have
     with open_adapters(first.path) as adapters:
@@ -168,11 +175,9 @@ def test_a_run_goes_on_with_or_without_the_library_and_says_which_computes(
     assert evaluate(preset, rows, base, adapter=tmp_path / "dropped.safetensors") == result.evaluation
 
     monkeypatch.setattr(native_training, "find_library", lambda: Found(None, "it is not there"))
-    other, ended = go_on("by MindSpore")
+    other = go_on("by MindSpore")
     assert any("training by MindSpore's operators: it is not there; attention: " in text for text in said)
     np.testing.assert_allclose(curve(other), curve(first), rtol=1e-4)
-    assert ended.evaluation is not None
-    assert ended.evaluation.loss == pytest.approx(result.evaluation.loss, rel=1e-4)
 
 
 def test_a_base_in_bfloat16_takes_half_the_memory_and_learns_as_one_in_float32(
