@@ -48,24 +48,24 @@ Rows<Number> rows_of(Number* data, const AttentionShape& shape) {
 }
 
 // numbers: threads, level, heads, window, type, recompute, the bits of epsilon, the layers, the types of linear layers'
-// parameters and of the embedding; with adapters also their rank, the bits of their scale, and for each layer a number whose
-// bits are the linear layers that have one. Tensors behind them:
-// ids, targets, mask, factor, cos, sin (of as many positions or more), the weights, A and B of each adapter; then the two
-// sums of train_batch and, with `differentiates`, the gradients: of all adapters or, where there are none, of all weights.
+// parameters and of the embedding; with adapters also their rank, the bits of their scale, and for each layer a number
+// whose bits are the linear layers that have one. Tensors behind them: ids, targets, mask, factor, cos, sin (of as many
+// positions or more), the weights, A and B of each adapter; then the two sums of train_batch and, with `differentiates`,
+// the gradients: of all adapters or, where there are none, of all weights.
 int train(int count, void** data, int64_t** shapes, bool differentiates) {
     constexpr int kBefore = 7, kNumbers = 10, kLinears = 7;
     const Call call = call_of(data, shapes);
-    const int64_t layers = call.numbers[7];
-    const bool adapts = shapes[0][0] > kNumbers;
-    if (layers < 1 || (adapts && shapes[0][0] != kNumbers + 2 + layers)) return 1;
+    const int64_t numbers = shapes[0][0], layers = numbers < kNumbers ? 0 : call.numbers[7];
+    const bool adapts = numbers > kNumbers;
+    if (layers < 1 || layers > count || (adapts && numbers != kNumbers + 2 + layers)) return 1;
     const int weights = static_cast<int>(3 + 18 * layers);
-    std::vector<int> places;  // of A or B among the adapters, -1: there is none
+    std::vector<int> places;  // of A and of B of each linear layer among the adapters, -1: it has none
     int values = 0;
     for (int64_t l = 0; adapts && l < layers; ++l)
-        for (int i = 0; i < 2 * kLinears; ++i) places.push_back(call.numbers[kNumbers + 2 + l] >> (i / 2) & 1 ? values++ : -1);
-    const int trained = !differentiates ? 0 : adapts ? values : weights;
-    if (count != kBefore + weights + values + 1 + trained || call.threads() < 1 || shapes[5][0] < shapes[1][1] ||
-        (adapts && values == 0))
+        for (int i = 0; i < 2 * kLinears; ++i)
+            places.push_back(call.numbers[kNumbers + 2 + l] >> (i / 2) & 1 ? values++ : -1);
+    const int trained = !differentiates ? 0 : adapts ? values : weights, sums = kBefore + weights + values;
+    if (count != sums + 1 + trained || call.threads() < 1 || shapes[5][0] < shapes[1][1] || (adapts && values == 0))
         return 1;
     TrainingShape shape{};
     shape.batch = shapes[1][0];
@@ -81,25 +81,23 @@ int train(int count, void** data, int64_t** shapes, bool differentiates) {
     shape.epsilon = float_of(call.numbers[6]);
     shape.linear_type = static_cast<int32_t>(call.numbers[8]);
     shape.embedding_type = static_cast<int32_t>(call.numbers[9]);
-    const int sums = kBefore + weights + values;
     Adapters adapters;
-    std::vector<const float*> of_adapters;
-    std::vector<float*> gradients;
+    std::vector<float*> of_adapters, gradients;
+    const auto tensors_at = [&](int first) {
+        std::vector<float*> found;
+        for (const int place : places) found.push_back(place < 0 ? nullptr : call.to(first + place));
+        return found;
+    };
     if (adapts) {
-        adapters.rank = call.numbers[kNumbers];
-        adapters.scale = float_of(call.numbers[kNumbers + 1]);
-        for (const int place : places) of_adapters.push_back(place < 0 ? nullptr : call.floats(kBefore + weights + place));
-        adapters.values = of_adapters.data();
+        of_adapters = tensors_at(kBefore + weights);
+        adapters = {of_adapters.data(), call.numbers[kNumbers], float_of(call.numbers[kNumbers + 1])};
     }
-    if (differentiates && adapts)
-        for (const int place : places) gradients.push_back(place < 0 ? nullptr : call.to(sums + 1 + place));
-    else
-        for (int i = 0; i < trained; ++i) gradients.push_back(call.to(sums + 1 + i));
+    if (differentiates && adapts) gradients = tensors_at(sums + 1);
+    for (int i = 0; !adapts && i < trained; ++i) gradients.push_back(call.to(sums + 1 + i));
     Pool::Turn pool(Pool::of_process(), call.threads());
-    return train_batch(pool, call.level(), shape, data + kBefore, adapters,
-                       call.floats(5), call.floats(6), static_cast<const int32_t*>(data[1]),
-                       static_cast<const int32_t*>(data[2]), call.floats(3), *call.floats(4), call.to(sums),
-                       differentiates ? gradients.data() : nullptr);
+    return train_batch(pool, call.level(), shape, data + kBefore, adapters, call.floats(5), call.floats(6),
+                       static_cast<const int32_t*>(data[1]), static_cast<const int32_t*>(data[2]), call.floats(3),
+                       *call.floats(4), call.to(sums), differentiates ? gradients.data() : nullptr);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ struct TrainingShape {
     int64_t window;
     float epsilon;
     int32_t type;  // of both sides of products and what is kept of them: kFloat32 or kBfloat16; sums are float32
-    int32_t linear_type, embedding_type;  // of weights and biases, and of the embedding; those that are trained are float32
+    int32_t linear_type, embedding_type;  // of weights and biases, and of the embedding; what is trained is float32
     bool recompute;  // keep nothing of a layer but its input
 
     bool valid() const;
@@ -25,8 +25,8 @@ struct Adapters {
     float scale = 1.0f;
 };
 
-// weights: the embedding (V, C), 18 arrays of each layer and 2 of the last norm, in a checkpoint's order; norms float32. cos,
-// sin: (tokens, D), the first half of sin negative. ids, targets, mask: (batch, tokens). `loss[0]` gets factor times the
+// weights: the embedding (V, C), 18 arrays of each layer and 2 of the last norm, in a checkpoint's order; norms float32.
+// cos, sin: (tokens, D), the first half of sin negative. ids, targets, mask: (batch, tokens). `loss[0]` gets factor times the
 // sum of mask times the negative log likelihood, `loss[1]` the sum of mask where the target is the likeliest. `gradients`
 // of loss[0], as `weights` or, with adapters, as their `values`; they are written unless they are null.
 // -> 0; 1 for an argument out of its range; 2 when memory ends; 3 when a product fails.

@@ -185,7 +185,8 @@ KERNEL static float score_to(float* logits, int64_t width, int64_t target, float
 }
 
 static const Kernels kernels = {
-    {{convert_to<float, float>, convert_to<float, uint16_t>}, {convert_to<uint16_t, float>, convert_to<uint16_t, uint16_t>}},
+    {{convert_to<float, float>, convert_to<float, uint16_t>},
+     {convert_to<uint16_t, float>, convert_to<uint16_t, uint16_t>}},
     {norm_to<float>, norm_to<uint16_t>},
     norm_gradient,
     turn,
