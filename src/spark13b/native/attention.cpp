@@ -5,10 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <new>
-#include <vector>
 
 #include "levels.h"
+#include "memory.h"
 #include "tile_attention.h"
 
 namespace {
@@ -52,26 +51,21 @@ struct Kernels {
 
 namespace {
 
-// Memory of a worker, kept from call to call: one caller at a time has the pool, and with it this.
-float* workspace_of(int workers, int worker, int64_t numbers) {
-    static std::vector<std::vector<float>> all;
-    if (worker < 0) {
-        if (static_cast<int>(all.size()) < workers) all.resize(workers);
-        for (auto& one : all)
-            if (static_cast<int64_t>(one.size()) < numbers) one.resize(numbers);
-        return nullptr;
+// So many numbers for each worker, kept from call to call: one caller at a time has the pool, and with it this.
+class Workspace {
+  public:
+    Workspace(const Pool::Turn& pool, int64_t numbers) : stride_((numbers + 15) / 16 * 16) {
+        static KeptMemory* memory = new KeptMemory;
+        base_ = reinterpret_cast<float*>(memory->of(pool.workers() * stride_ * sizeof(float)));
     }
-    return all[worker].data();
-}
 
-bool reserve(int workers, int64_t numbers) {
-    try {
-        workspace_of(workers, -1, numbers);
-        return true;
-    } catch (const std::bad_alloc&) {
-        return false;
-    }
-}
+    bool ready() const { return base_ != nullptr; }
+    float* of(int worker) const { return base_ + worker * stride_; }
+
+  private:
+    const int64_t stride_;
+    float* base_;
+};
 
 // Tiles of float32 are packed in three parts, which takes as long as it saves unless so many queries meet a key.
 bool by_tiles(int level, const AttentionShape& shape) {
@@ -91,7 +85,8 @@ bool attend_rows(Pool::Turn& pool, int level, const AttentionShape& shape, Rows<
     const int64_t blocks = blocks_of(shape.queries), size = shape.size;
     const Kernels& run = kernels_of(level);
     const float scale = 1.0f / std::sqrt(static_cast<float>(size));
-    if (!reserve(pool.workers(), (2 * size + kKeys) * kQueries)) return false;
+    const Workspace workspace(pool, (2 * size + kKeys) * kQueries);
+    if (!workspace.ready()) return false;
     pool.share(shape.batch * shape.heads * blocks, [&](int64_t unit, int worker) {
         // the last blocks of a text see most: first, so that none of them is left to one thread at the end
         const int64_t block = blocks - 1 - unit / (shape.batch * shape.heads), pair = unit % (shape.batch * shape.heads);
@@ -99,7 +94,7 @@ bool attend_rows(Pool::Turn& pool, int level, const AttentionShape& shape, Rows<
         const Sight sight{shape.start + first, shape.window};
         run.forward(q.of(b, h) + first * q.row, q.row, std::min(kQueries, shape.queries - first), sight, size, scale,
                     k.of(b, h), k.row, v.of(b, h), v.row, out.of(b, h) + first * out.row, out.row,
-                    log_sums ? log_sums + pair * shape.queries + first : nullptr, workspace_of(0, worker, 0));
+                    log_sums ? log_sums + pair * shape.queries + first : nullptr, workspace.of(worker));
     });
     return true;
 }
@@ -118,10 +113,11 @@ bool attend_rows_gradient(Pool::Turn& pool, int level, const AttentionShape& sha
     const Kernels& run = kernels_of(level);
     const float scale = 1.0f / std::sqrt(static_cast<float>(size));
     const int64_t sums = shape.keys * width;
-    if (!reserve(pool.workers(), 2 * sums + (3 * size + 2 * width + 2 * kKeys) * kQueries)) return false;
+    const Workspace workspace(pool, 2 * sums + (3 * size + 2 * width + 2 * kKeys) * kQueries);
+    if (!workspace.ready()) return false;
     pool.share(shape.batch * shape.heads, [&](int64_t pair, int worker) {
         const int64_t b = pair / shape.heads, h = pair % shape.heads;
-        float* dk_sums = workspace_of(0, worker, 0);
+        float* dk_sums = workspace.of(worker);
         float* dv_sums = dk_sums + sums;
         std::memset(dk_sums, 0, 2 * sums * sizeof(float));
         for (int64_t first = 0; first < shape.queries; first += kQueries) {
