@@ -75,34 +75,6 @@ KERNEL static void product(int64_t rows, int64_t depth, int64_t columns, const f
     }
 }
 
-// A square of LANES rows becomes its transpose: squares of 1, 2, 4, ... rows change places across the diagonal.
-template <int SIDE>
-KERNEL static inline void exchange(Vector* rows) {
-    Integers upper, lower;
-    for (int i = 0; i < LANES; ++i) {
-        upper[i] = i & SIDE ? LANES + i - SIDE : i;
-        lower[i] = i & SIDE ? LANES + i : i + SIDE;
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < LANES; ++r)
-        if (!(r & SIDE)) {
-            const Vector a = rows[r], b = rows[r + SIDE];
-            rows[r] = __builtin_shuffle(a, b, upper);
-            rows[r + SIDE] = __builtin_shuffle(a, b, lower);
-        }
-}
-
-KERNEL static inline void transpose(Vector* rows) {
-    exchange<1>(rows);
-    exchange<2>(rows);
-#if LANES >= 8
-    exchange<4>(rows);
-#endif
-#if LANES >= 16
-    exchange<8>(rows);
-#endif
-}
-
 // `count` <= 64 rows of `size` -> (size, 64), times `scale`; columns that have no row are 0.
 KERNEL static void transposed(const float* from, int64_t row, int64_t count, int64_t size, float scale, float* to) {
     for (int64_t t = 0; t < kQueries; t += LANES) {
@@ -166,11 +138,11 @@ KERNEL static inline Integers seen(const Sight& sight, Integers queries, int64_t
 
 // e^x for x <= 0: 2^n 2^r with |r| <= 1/2, the first terms of the series; an error of 2e-7 of the result.
 KERNEL static inline Vector exp_below_zero(Vector x) {
+    const Vector low = splat(LANES == 16 ? -1e4f : -87.0f);  // for the rest is rounded, too, when x is huge
+    x = x < low ? low : x;
 #if LANES == 16
     const Vector n = (Vector)_mm512_roundscale_ps((__m512)(x * 1.44269504f), 8);
 #else
-    const Vector low = splat(-87.0f);
-    x = x < low ? low : x;
     const Vector n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23: what is added there is rounded
 #endif
     const Vector r = x * 1.44269504f - n;

@@ -8,8 +8,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "bfloat16.h"
+#include "levels.h"
 
 #ifdef __x86_64__
 #include <immintrin.h>
@@ -47,7 +49,7 @@ namespace avx2 {
 
 #if !defined(ONLY_LEVEL) || ONLY_LEVEL == 2
 namespace avx512 {
-#define KERNEL __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#define KERNEL __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl" WHOLE_VECTORS)))
 #define LEVEL 2
 #define LANES 16
 #include "vectors.h"

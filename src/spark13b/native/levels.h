@@ -7,7 +7,14 @@
 // and calls it as kernels_of(level).linear(...).
 #pragma once
 
-#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+// Of a function's target: vectors are 512 bits wide. clang takes their type at its word.
+#ifdef __clang__
+#define WHOLE_VECTORS ""
+#else
+#define WHOLE_VECTORS ",prefer-vector-width=512"
+#endif
+
+#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define SPARK13B_TILES  // the compiler knows AMX
 #include <cpuid.h>
 #include <sys/syscall.h>

@@ -21,7 +21,7 @@
 
 // The attribute of every function with tiles; clang and GCC do not inline it into others.
 #define TILES \
-    __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16,prefer-vector-width=512")))
+    __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16" WHOLE_VECTORS)))
 
 namespace tiles {
 

@@ -13,9 +13,13 @@ KERNEL static inline Vector load(const float* from) {
 
 // The first `count` < LANES numbers, then zeros.
 KERNEL static inline Vector load_some(const float* from, int64_t count) {
+#if LEVEL == 2
+    return (Vector)_mm512_maskz_loadu_ps(static_cast<__mmask16>(count > 0 ? (1u << count) - 1 : 0), from);
+#else
     float all[LANES] = {};
     for (int64_t i = 0; i < count; ++i) all[i] = from[i];
     return load(all);
+#endif
 }
 
 // Whole numbers of 8 and 16 bits, widened. (GCC 12 takes __builtin_convertvector apart, number by number.)
@@ -120,4 +124,36 @@ KERNEL static inline void statistics(const float* x, int64_t width, float epsilo
     float rest = 0.0f;
     for (; i < width; ++i) rest += (x[i] - mean) * (x[i] - mean);
     scale = 1.0f / std::sqrt((sum_of(squares) + rest) / width + epsilon);
+}
+
+// Two rows change places in the lanes across: upper ones of `a` for lower ones of `b`, SIDE apart.
+template <int SIDE, int... LANE>
+KERNEL static inline void exchange_lanes(Vector& a, Vector& b, std::integer_sequence<int, LANE...>) {
+    const Vector first = a, second = b;
+#ifdef __clang__
+    a = __builtin_shufflevector(first, second, (LANE & SIDE ? LANES + LANE - SIDE : LANE)...);
+    b = __builtin_shufflevector(first, second, (LANE & SIDE ? LANES + LANE : LANE + SIDE)...);
+#else
+    a = __builtin_shuffle(first, second, Integers{(LANE & SIDE ? LANES + LANE - SIDE : LANE)...});
+    b = __builtin_shuffle(first, second, Integers{(LANE & SIDE ? LANES + LANE : LANE + SIDE)...});
+#endif
+}
+
+// A square of LANES rows becomes its transpose: squares of 1, 2, 4, ... rows change places across the diagonal.
+template <int SIDE>
+KERNEL static inline void exchange(Vector* rows) {
+#pragma GCC unroll 16
+    for (int r = 0; r < LANES; ++r)
+        if (!(r & SIDE)) exchange_lanes<SIDE>(rows[r], rows[r + SIDE], std::make_integer_sequence<int, LANES>{});
+}
+
+KERNEL static inline void transpose(Vector* rows) {
+    exchange<1>(rows);
+    exchange<2>(rows);
+#if LANES >= 8
+    exchange<4>(rows);
+#endif
+#if LANES >= 16
+    exchange<8>(rows);
+#endif
 }

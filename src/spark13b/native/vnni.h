@@ -7,7 +7,7 @@
 
 #define VNNI                                                                                            \
     __attribute__((                                                                                     \
-        target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")))
+        target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni" WHOLE_VECTORS)))
 
 // A row as it is rounded: (in) high bytes, (in) low ones; of each group -128 times the sum, and the scale.
 struct RoundedRows {
