@@ -1,4 +1,4 @@
-"""Products of many rows in pieces, by oneDNN and by AMX, beside NumPy's."""
+"""Products of many rows in pieces, by vectors, by AMX and by oneDNN, beside NumPy's."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ import pytest
 from spark13b.native.library import Library
 from spark13b.native.matrix import BFLOAT16
 
-AVX512, AMX = 2, 4  # both types
+AMX = 4  # for both types
 
 
-@pytest.fixture(params=["onednn", "amx"])
+@pytest.fixture(params=[0, 1, 2, AMX], ids=["baseline", "avx2", "avx512", "amx"])
 def level(request: pytest.FixtureRequest, native_library: Library) -> int:
-    """Of LEVELS: below AMX oneDNN multiplies."""
-    if request.param == "amx":
-        if native_library.best < AMX:
-            pytest.skip("this processor has no AMX")
-        return AMX
-    if native_library.onednn is None:
-        pytest.skip("there is no oneDNN in this MindSpore")
-    return min(native_library.best, AVX512)
+    """Of LEVELS. Below AMX vectors multiply float32, and oneDNN bfloat16; it multiplies few rows of both always."""
+    if native_library.best < request.param:
+        pytest.skip("this processor has no such instructions")
+    return int(request.param)
+
+
+def needs_bfloat16(library: Library, level: int) -> None:
+    if level < AMX and library.onednn is None:
+        pytest.skip("there is neither AMX nor a oneDNN")
 
 
 @pytest.mark.parametrize("dtype", [np.dtype(np.float32), BFLOAT16], ids=str)
 @pytest.mark.parametrize(
-    "sizes", [(1, 1, 1), (5, 7, 9), (63, 65, 64), (513, 130, 65), (600, 1700, 96), (33, 40, 900)], ids=str
+    "sizes",
+    [(1, 1, 1), (5, 7, 9), (63, 65, 64), (64, 1, 1), (65, 47, 130), (513, 130, 65), (600, 1700, 96), (101, 40, 900)],
+    ids=str,
 )
 def test_products_in_all_layouts_are_numpys(
     sizes: tuple[int, int, int], dtype: np.dtype, level: int, native_library: Library
 ) -> None:
+    if dtype == BFLOAT16:
+        needs_bfloat16(native_library, level)
     rows, columns, depth = sizes
     rng = np.random.default_rng(rows)
     a, b = (rng.standard_normal(shape, np.float32).astype(dtype) for shape in ((rows, depth), (depth, columns)))
@@ -64,15 +69,27 @@ def test_products_of_float32_by_amx_keep_its_24_bits(native_library: Library) ->
 
 
 def test_what_is_no_number_stays_none_in_its_row_and_column(native_library: Library, level: int) -> None:
-    a, b = np.ones((40, 50), np.float32), np.ones((50, 60), np.float32)
+    a, b = np.ones((70, 150), np.float32), np.ones((150, 60), np.float32)
     a[3, 7], b[9, 5] = np.nan, np.inf
-    out = np.empty((40, 60), np.float32)
+    out = np.empty((70, 60), np.float32)
     native_library.multiply(a, b, out, threads=2, level=level)
     found = ~np.isfinite(out)
     assert found[3].all()
     assert found[:, 5].all()
     found[3], found[:, 5] = False, False
     assert not found.any()
+
+
+def test_products_by_vectors_write_nothing_beside_their_result(native_library: Library) -> None:
+    """C is a part of a wider matrix, all else of which stays; sums of 300 numbers are made in three parts."""
+    rng = np.random.default_rng(1)
+    a, b = (rng.standard_normal(shape, np.float32) for shape in ((67, 300), (300, 83)))
+    for level in range(min(native_library.best, 2) + 1):
+        whole = np.full((69, 100), 7, np.float32)
+        native_library.multiply(a, b, whole[1:68, 5:88], threads=2, level=level)
+        np.testing.assert_allclose(whole[1:68, 5:88], a.astype(np.float64) @ b, atol=1e-4)
+        whole[1:68, 5:88] = 7
+        assert (whole == 7).all()
 
 
 def test_pieces_have_the_same_bits_for_any_number_of_threads(native_library: Library, level: int) -> None:
@@ -97,6 +114,7 @@ def test_many_deep_rows_are_packed_part_after_part(native_library: Library) -> N
 
 
 def test_a_product_may_be_written_as_bfloat16(native_library: Library, level: int) -> None:
+    needs_bfloat16(native_library, level)
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape, np.float32).astype(BFLOAT16) for shape in ((70, 30), (30, 90)))
     out = np.empty((70, 90), BFLOAT16)

@@ -29,7 +29,7 @@ def choose_training(config: SparkConfig, setup: Setup) -> tuple[Library | None, 
         return None, f"training by MindSpore's operators: {reason}"
     multiplier = found.library.multiplier(config.compute_type)
     if multiplier is None:
-        return None, "training by MindSpore's operators: oneDNN, which multiplies matrices, is not found"
+        return None, "training by MindSpore's operators: oneDNN, which multiplies bfloat16 without AMX, is not found"
     described = f"{found.library.describe()}, {config.compute_type} products by {multiplier}"
     return found.library, f"training by the native library ({described})"
 

@@ -23,6 +23,7 @@ SOURCES = (
     "products.cpp",
     "onednn_products.cpp",
     "tile_products.cpp",
+    "vector_products.cpp",
     "attention.cpp",
     "tile_attention.cpp",
     "tile_attention_gradient.cpp",

@@ -142,10 +142,11 @@ class Library:
         return f"{version // 100}.{version % 100}" if version else None
 
     def multiplier(self, compute_type: str) -> str | None:
-        """What multiplies many rows of that type: AMX or oneDNN, in a word or two; None where nothing does."""
+        """What multiplies many rows of that type: AMX, vectors or oneDNN, in a word or two; None where nothing does."""
         onednn = self.onednn  # is looked for, whoever multiplies
-        by_tiles = self.level >= (_AMX if compute_type == "bfloat16" else _FLOAT_AMX)
-        return "AMX" if by_tiles else f"oneDNN {onednn}" if onednn else None
+        if self.level >= (_AMX if compute_type == "bfloat16" else _FLOAT_AMX):
+            return "AMX"
+        return "vectors" if compute_type == "float32" else f"oneDNN {onednn}" if onednn else None
 
     def step(
         self,
@@ -297,8 +298,8 @@ class Library:
     ) -> None:
         """out (M, N) = a (M, K) b (K, N) + bias (N,), or with `adds` out += that; for tests and measures.
 
-        `a`, `b`, `out`: float32 or bfloat16, rows or columns one after the other. `level`: of LEVELS; from AMX on its
-        own products, below oneDNN's. Raises ValueError for other arrays, JobError where oneDNN is missing or fails.
+        `a`, `b`, `out`: float32 or bfloat16, rows or columns one after the other. `level`: of LEVELS; below AMX
+        bfloat16 is oneDNN's. Raises ValueError for other arrays, JobError where oneDNN is missing or fails.
         """
         level = self.level if level is None else level
         (rows, depth), columns = a.shape, b.shape[1]

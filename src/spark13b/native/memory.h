@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstdlib>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 class KeptMemory {
   public:
     KeptMemory() = default;
@@ -15,15 +19,21 @@ class KeptMemory {
     // `size` bytes or more, in whole pages; what was there is lost when they grow. Null when there are none.
     char* of(size_t size) {
         if (size > size_) {
+            const size_t page = size < kLarge ? 4096 : kLarge;
             std::free(memory_);
-            size_ = (size + 4095) / 4096 * 4096;
-            memory_ = static_cast<char*>(std::aligned_alloc(4096, size_));
+            size_ = (size + page - 1) / page * page;
+            memory_ = static_cast<char*>(std::aligned_alloc(page, size_));
             if (!memory_) size_ = 0;
+#ifdef __linux__
+            if (memory_ && page == kLarge) madvise(memory_, size_, MADV_HUGEPAGE);  // a wish: rows far apart share a page
+#endif
         }
         return memory_;
     }
 
   private:
+    static constexpr size_t kLarge = 2 << 20;
+
     char* memory_ = nullptr;
     size_t size_ = 0;
 };

@@ -85,14 +85,16 @@ const Product* Product::plan(const Shape& shape, int level) {
     const bool tiles = level >= (shape.a.type == kBfloat16 ? kTileLevel : kFloatTileLevel);
     const Key key{shape.rows,  shape.columns,  shape.depth,  shape.a.type, shape.a.row,    shape.a.column, shape.b.type,
                   shape.b.row, shape.b.column, shape.c.type, shape.c.row,  shape.c.column, shape.bias,     shape.adds,
-                  tiles};
+                  level};
     const std::lock_guard<std::mutex> guard(lock);
     const auto known = plans->find(key);
     if (known != plans->end()) return known->second.get();
-    const bool few = shape.rows < 64;  // packing B would cost more than AMX saves
-    std::unique_ptr<Product> made = tiles && !few ? tile_product(shape) : nullptr;
-    if (!made) made = onednn_product(shape);
+    // Packing would cost more than it saves for so few rows, which oneDNN multiplies as they lie.
+    const bool few = shape.rows < 64;
+    std::unique_ptr<Product> made = few ? onednn_product(shape) : nullptr;
     if (!made && tiles) made = tile_product(shape);
+    if (!made) made = vector_product(shape, level);
+    if (!made) made = onednn_product(shape);
     if (!made) return nullptr;  // oneDNN may be opened later
     return plans->emplace(key, std::move(made)).first->second.get();
 }

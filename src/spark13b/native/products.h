@@ -1,8 +1,8 @@
 // Products of many rows, in pieces of the result, each computed by one thread of ours: the same bits for any number of them.
 //
-// Two can compute them: AMX, by tiles.h (tile_products.cpp), and oneDNN, from the library that MindSpore brings
-// (onednn_products.cpp). oneDNN's own threads are not used: who has nothing to do takes the next piece, where oneDNN's
-// threads get equal parts and wait for the slowest.
+// Three can compute them: AMX, by tiles.h (tile_products.cpp); vectors, in float32 (vector_products.cpp); and oneDNN, from
+// the library that MindSpore brings (onednn_products.cpp). oneDNN's own threads are not used: who has nothing to do takes
+// the next piece, where oneDNN's threads get equal parts and wait for the slowest.
 #pragma once
 
 #include <cstdint>
@@ -86,9 +86,10 @@ using Columns = std::function<const void*(int64_t, const Product::Piece&, int)>;
 // Products that do not need each other's results. -> false when one fails. Throws std::bad_alloc.
 bool multiply(Pool::Turn& pool, const Multiplication* all, int64_t count, const Columns& columns = nullptr);
 
-// The two that can. Null when they cannot, or refuse.
-std::unique_ptr<Product> onednn_product(const Product::Shape& shape);
+// The three that can. Null when they cannot, or refuse.
 std::unique_ptr<Product> tile_product(const Product::Shape& shape);
+std::unique_ptr<Product> vector_product(const Product::Shape& shape, int level);
+std::unique_ptr<Product> onednn_product(const Product::Shape& shape);
 
 // Use the oneDNN at `path` -> its version, major * 100 + minor, or 0 when it cannot be used; the first that can stays.
 int open_onednn(const char* path);
