@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Shape:
     batch: int
     window: int
     recompute: bool = False
+    native: bool = False  # by the native library, else by MindSpore's operators
+    compute_type: str = "float32"
 
     @property
     def assignments(self) -> dict[str, Any]:
@@ -62,6 +64,7 @@ class Shape:
             "model.sparse_local_size": self.window,
             "train.batch_size": self.batch,
             "train.recompute": self.recompute,
+            "model.compute_type": self.compute_type,
             "schedule.warmup_steps": 0,
         }
 
@@ -71,6 +74,11 @@ SHAPES = {
     "many tokens": Shape("activations of 16384 tokens, scores at once", 1, 256, 4, 1408, 1000, 256, 64, 256),
     "large vocabulary": Shape("logits of 2048 x 32000", 1, 128, 2, 256, 32000, 1024, 2, 1024),
     "long row": Shape("a row of 16384 tokens, block by block", 1, 256, 4, 1408, 1000, 16384, 1, 1024),
+}
+SHAPES |= {f"{name}, native": replace(shape, dominated="the same", native=True) for name, shape in SHAPES.items()}
+SHAPES |= {
+    "deep, native, recomputed": Shape("activations of 4 layers", 4, 256, 4, 1408, 1000, 256, 32, 256, True, True),
+    "large vocabulary, native, bfloat16": replace(SHAPES["large vocabulary, native"], compute_type="bfloat16"),
 }
 
 
@@ -95,6 +103,7 @@ def main() -> None:
 def measure(name: str, steps: int) -> dict[str, Any]:
     """Plan and run one shape: bytes planned and measured."""
     shape = SHAPES[name]
+    os.environ["SPARK13B_NATIVE"] = "" if shape.native else "0"  # of the plan and of the run
     assignments = shape.assignments | {"train.steps": steps}
     planned = training_memory(load_preset("cpu-tiny-pretrain", options=assignments), shape.tokens).total
     with tempfile.TemporaryDirectory() as folder:
@@ -119,8 +128,7 @@ def make_rows(path: Path, shape: Shape) -> None:
 
 def output(command: list[str]) -> str:
     """What a command prints; its messages when it fails."""
-    environment = {**os.environ, "SPARK13B_NATIVE": "0"}  # the plan is that of MindSpore's operators
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         raise SystemExit(result.stderr)
     return result.stdout

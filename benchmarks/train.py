@@ -87,10 +87,10 @@ def spark_step(size: Size) -> tuple[Callable[[int], float], Callable[[], None], 
 
 def mindspore_step(size: Size) -> tuple[Callable[[int], float], Callable[[], None], int]:
     """Our step by MindSpore's operators, but for its attention."""
-    from spark13b.model import native_training
+    from spark13b.model import native_choice
     from spark13b.native.library import Found
 
-    native_training.find_library = lambda: Found(None, "it is not asked")
+    native_choice.find_library = lambda: Found(None, "it is not asked")
     return spark_step(size)
 
 

@@ -124,7 +124,7 @@ def test_the_attention_backend_is_that_of_the_machine_that_the_preset_is_for():
     assert attention_backend(preset("cpu-tiny-sft"), 4, 32768) == "blocked"
 
 
-@pytest.mark.parametrize("shape", ["wide weights", "many tokens"])
+@pytest.mark.parametrize("shape", ["wide weights", "many tokens", "many tokens, native"])
 def test_a_real_training_run_takes_what_was_planned_within_20_percent(shape, tmp_path):
     result = subprocess.run(
         [sys.executable, MEASURE, "--shape", shape, "--steps", "2", "--json"],

@@ -17,7 +17,7 @@ from spark13b.ckpt.adapters import open_adapters, write_adapters
 from spark13b.config.model import SparkConfig
 from spark13b.config.sections import LoraConfig
 from spark13b.errors import InputError
-from spark13b.model import native_training
+from spark13b.model import native_choice
 from spark13b.model.causal_lm import SparkForCausalLM
 from spark13b.model.initialize import initial_value
 from spark13b.model.names import adapter_shapes
@@ -151,7 +151,7 @@ def curve(run: RunFolder) -> list[float]:
 def test_a_run_goes_on_with_or_without_the_library_and_says_which_computes(
     native_library: Library, rows: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native_training, "find_library", lambda: Found(native_library, ""))
+    monkeypatch.setattr(native_choice, "find_library", lambda: Found(native_library, ""))
     preset, first, said = small_preset(**PRESET), RunFolder(tmp_path / "first"), list[str]()
     result = train(Job(preset, rows, first.path, load=base, eval_data=rows), Notes(said))
     assert any("training by the native library (" in text for text in said)
@@ -174,7 +174,7 @@ def test_a_run_goes_on_with_or_without_the_library_and_says_which_computes(
         write_adapters(tmp_path / "dropped.safetensors", adapters.tensors, card)
     assert evaluate(preset, rows, base, adapter=tmp_path / "dropped.safetensors") == result.evaluation
 
-    monkeypatch.setattr(native_training, "find_library", lambda: Found(None, "it is not there"))
+    monkeypatch.setattr(native_choice, "find_library", lambda: Found(None, "it is not there"))
     other = go_on("by MindSpore")
     assert any("training by MindSpore's operators: it is not there; attention: " in text for text in said)
     np.testing.assert_allclose(curve(other), curve(first), rtol=1e-4)
@@ -183,7 +183,7 @@ def test_a_run_goes_on_with_or_without_the_library_and_says_which_computes(
 def test_a_base_in_bfloat16_takes_half_the_memory_and_learns_as_one_in_float32(
     native_library: Library, rows: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native_training, "find_library", lambda: Found(native_library, ""))
+    monkeypatch.setattr(native_choice, "find_library", lambda: Found(native_library, ""))
     half = {"model__param_init_type": "bfloat16", "model__embedding_init_type": "bfloat16"}
     curves = []
     for number, changes in enumerate(({}, half)):
@@ -198,13 +198,13 @@ def test_a_base_in_bfloat16_takes_half_the_memory_and_learns_as_one_in_float32(
     model = SparkForCausalLM(preset.model, seed=None, setup=Setup(lora=preset.lora))
     stored = {str(one.dtype) for name, one in model.weights().items() if "norm" not in name}
     assert stored == {"BFloat16"}
-    monkeypatch.setattr(native_training, "find_library", lambda: Found(None, "it is not there"))
+    monkeypatch.setattr(native_choice, "find_library", lambda: Found(None, "it is not there"))
     with pytest.raises(InputError, match="MindSpore has no bfloat16 matrix products on a CPU"):
         train(Job(preset, rows, tmp_path / "none", load=base))
 
 
 def test_dropout_is_mindspores(native_library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native_training, "find_library", lambda: Found(native_library, ""))
+    monkeypatch.setattr(native_choice, "find_library", lambda: Found(native_library, ""))
     library, why = choose_training(config(), Setup(lora=LoraConfig(dropout=0.1)))
     assert library is None
     assert "the native library has no dropout of adapters' inputs (lora.dropout)" in why

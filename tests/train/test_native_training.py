@@ -99,7 +99,7 @@ def losses(compute_type: str, steps: int) -> list[float]:
 def test_a_run_follows_mindspores_operators_and_bfloat16_follows_float32(
     native_library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spark13b.model.native_training.find_library", lambda: Found(native_library))
+    monkeypatch.setattr("spark13b.model.native_choice.find_library", lambda: Found(native_library))
     native, half = losses("float32", 30), losses("bfloat16", 30)
     monkeypatch.undo()
     monkeypatch.setenv("SPARK13B_NATIVE", "0")
@@ -133,7 +133,7 @@ class Found:
 def test_what_the_library_cannot_compute_is_mindspores_and_the_reason_given(
     native_library: Library, changes: dict[str, Any], setup: Setup, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spark13b.model.native_training.find_library", lambda: Found(native_library))
+    monkeypatch.setattr("spark13b.model.native_choice.find_library", lambda: Found(native_library))
     library, why = choose_training(config(**changes), setup)
     assert library is None
     assert reason in why

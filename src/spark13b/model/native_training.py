@@ -14,48 +14,16 @@ from spark13b.config.model import SparkConfig
 from spark13b.config.sections import LINEAR_NAMES, LoraConfig
 from spark13b.model.device import device
 from spark13b.model.loss import TINY
+from spark13b.model.native_choice import TYPES, choose_native
 from spark13b.model.rope_table import rope_table
 from spark13b.model.transformer import Setup
-from spark13b.native.library import Library, find_library, thread_count
-
-TYPES = ("float32", "bfloat16")  # by the library's numbers
+from spark13b.native.library import Library, thread_count
 
 
 def choose_training(config: SparkConfig, setup: Setup) -> tuple[Library | None, str]:
     """The library that computes losses and gradients of such a model here, or None; and why, in a sentence."""
-    found = find_library()
-    reason = _why_not(config, setup) or found.reason
-    if found.library is None or reason:
-        return None, f"training by MindSpore's operators: {reason}"
-    multiplier = found.library.multiplier(config.compute_type)
-    if multiplier is None:
-        return None, "training by MindSpore's operators: oneDNN, which multiplies bfloat16 without AMX, is not found"
-    described = f"{found.library.describe()}, {config.compute_type} products by {multiplier}"
-    return found.library, f"training by the native library ({described})"
-
-
-def _why_not(config: SparkConfig, setup: Setup) -> str | None:
-    kept = {config.param_init_type, config.embedding_init_type}
-    inner = {config.layernorm_compute_type, config.softmax_compute_type}
-    if device() != "cpu":
-        return "the device is no CPU"
-    if setup.lora is None and kept != {"float32"}:
-        return f"the native library trains float32 weights, these are {' and '.join(sorted(kept))}"
-    if not kept <= set(TYPES):
-        return f"the native library reads {' or '.join(TYPES)} weights, these are {' and '.join(sorted(kept))}"
-    if inner != {"float32"}:
-        return f"the native library's norms and softmax are float32, these are {' and '.join(sorted(inner))}"
-    if config.compute_type not in TYPES:
-        return f"the native library computes in {' or '.join(TYPES)}, model.compute_type is {config.compute_type}"
-    if setup.mesh.model.size > 1:
-        return "several processes share the model"
-    if setup.dropout > 0:
-        return "the native library has no dropout (train.dropout)"
-    if setup.lora is not None and setup.lora.dropout > 0:
-        return "the native library has no dropout of adapters' inputs (lora.dropout)"
-    if config.attention_backend not in ("auto", "native"):
-        return f"model.attention_backend is {config.attention_backend}"
-    return None
+    shared, dropout = setup.mesh.model.size, setup.dropout
+    return choose_native(config, device(), model_parallel=shared, dropout=dropout, lora=setup.lora)
 
 
 @dataclass(frozen=True)

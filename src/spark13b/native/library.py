@@ -133,6 +133,8 @@ class Library:
         self._open_onednn.argtypes, self._open_onednn.restype = [ctypes.c_char_p], ctypes.c_int
         self._multiply = loaded.spark_multiply
         self._multiply.argtypes, self._multiply.restype = [pointer] * 5 + [small, small], small
+        self._training_bytes = loaded.spark_training_bytes
+        self._training_bytes.argtypes, self._training_bytes.restype = [pointer], number
 
     @cached_property
     def onednn(self) -> str | None:
@@ -311,6 +313,19 @@ class Library:
         _ = self.onednn  # is looked for now
         if self._multiply(*pointers, threads, level) != 0:
             raise JobError("there is neither AMX nor oneDNN, or it failed")
+
+    def training_bytes(self, numbers: Sequence[int]) -> int:
+        """What a step of training holds beside weights and gradients; nothing is made.
+
+        `numbers`: texts, tokens of each, layers, hidden size, heads, width of gate and up, vocabulary; 0 or 1, for
+        bfloat16, of products, of linear layers' weights and of the embedding; recompute; the adapters' rank, 0 without,
+        and a bit for each linear layer that has one. Raises ValueError for numbers out of range.
+        """
+        given = np.array(numbers, np.int64)
+        _check(given, (13,), np.int64, "numbers")
+        if (found := self._training_bytes(given.ctypes.data)) < 0:
+            raise ValueError(f"there is no step of training of {list(numbers)}")
+        return int(found)
 
     def describe(self) -> str:
         """What it is, in a few words."""

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <new>
 
+#include "model.h"
+
 namespace {
 
 int64_t bytes_of(int32_t type) { return bits_of(type) / 8; }
@@ -19,17 +21,31 @@ char* memory_of(size_t size) {
 
 TrainingMemory::TrainingMemory(const TrainingShape& shape, const void* const* weights, const Adapters& adapters,
                                float* const* gradients)
+    : TrainingMemory(shape, weights, adapters, gradients, Unlaid{}) {
+    Arena arena(memory_of(measure()));
+    lay_out(arena);
+}
+
+TrainingMemory::TrainingMemory(const TrainingShape& shape, const void* const* weights, const Adapters& adapters,
+                               float* const* gradients, Unlaid)
     : shape_(shape),
       weights_(weights),
       adapters_(adapters),
       gradients_(gradients),
       count_(shape.batch * shape.tokens),
       pieces_((count_ + kRows - 1) / kRows),
-      logit_rows_(std::clamp<int64_t>(kLogits / shape.vocabulary, 1, count_)) {
+      logit_rows_(std::clamp<int64_t>(kLogits / shape.vocabulary, 1, count_)) {}
+
+size_t TrainingMemory::bytes(const TrainingShape& shape, const Adapters& adapters) {
+    const std::vector<const void*> weights(1 + shape.layers * kArrays + 2);
+    float* const some[1] = {};
+    return TrainingMemory(shape, weights.data(), adapters, some, Unlaid{}).measure();
+}
+
+size_t TrainingMemory::measure() {
     Arena measured(nullptr);
     lay_out(measured);
-    Arena arena(memory_of(measured.used()));
-    lay_out(arena);
+    return measured.used();
 }
 
 void TrainingMemory::lay_out(Arena& arena) {
@@ -112,3 +128,28 @@ const void* TrainingMemory::copied(Arena& arena, const void* from, int32_t from_
                            to + first * bytes_of(type), std::min(kPart, count - first), factor});
     return to;
 }
+
+extern "C" {
+
+// What a step holds that computes gradients. `numbers`: those of TrainingShape in its order, but window and epsilon; then
+// the rank of adapters, and a number whose bits are the linear layers that have one. -> bytes, -1 for such a shape there is
+// no step.
+EXPORTED int64_t spark_training_bytes(const int64_t* numbers) {
+    TrainingShape shape{};
+    int64_t* const sizes[] = {&shape.batch, &shape.tokens, &shape.layers,    &shape.hidden,
+                              &shape.heads, &shape.mlp,    &shape.vocabulary};
+    for (int64_t* size : sizes) *size = *numbers++;
+    for (int32_t* type : {&shape.type, &shape.linear_type, &shape.embedding_type}) *type = static_cast<int32_t>(*numbers++);
+    shape.recompute = *numbers++ != 0;
+    shape.window = 1;
+    const int64_t rank = numbers[0], adapted = numbers[1];
+    if (!shape.valid() || rank < 0) return -1;
+    float some = 0.0f;
+    std::vector<float*> values;
+    for (int64_t i = 0; rank > 0 && i < shape.layers * kLinears * 2; ++i)
+        values.push_back(adapted >> (i / 2 % kLinears) & 1 ? &some : nullptr);
+    const Adapters adapters{rank > 0 ? values.data() : nullptr, rank, 1.0f};
+    return static_cast<int64_t>(TrainingMemory::bytes(shape, adapters));
+}
+
+}  // extern "C"

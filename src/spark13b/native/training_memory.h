@@ -33,6 +33,10 @@ struct Copy {
 
 // The memory stays from call to call; one caller at a time may have it.
 class TrainingMemory {
+  public:
+    // What a step holds that computes gradients; nothing is made.
+    static size_t bytes(const TrainingShape& shape, const Adapters& adapters);
+
   protected:
     static constexpr int64_t kRows = 32;  // of a piece between products
 
@@ -69,6 +73,12 @@ class TrainingMemory {
     void *h_, *act_, *dgate_, *dup_, *narrow_[3];
 
   private:
+    struct Unlaid {};
+
+    TrainingMemory(const TrainingShape& shape, const void* const* weights, const Adapters& adapters,
+                   float* const* gradients, Unlaid);
+
+    size_t measure();
     void lay_out(Arena& arena);
     void lay_out_linears(Arena& arena);
     void* take(Arena& arena, int64_t count) const;

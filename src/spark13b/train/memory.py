@@ -19,6 +19,7 @@ from spark13b.config.preset import Preset
 from spark13b.model.attention.choose import block_size, plain_fits
 from spark13b.model.mesh import Group, Mesh
 from spark13b.model.names import adapter_shapes, expected_shapes
+from spark13b.train.native_memory import native_process, native_step, native_trainer
 from spark13b.train.placement import Placement, placement
 
 PART_TOKENS = 512  # of a prompt are read at once, `chunk` of infer/engine.py
@@ -116,8 +117,9 @@ class Part:
 
 
 def training_memory(preset: Preset, tokens: int) -> Memory:
-    """What training on rows of `tokens` tokens needs on each device."""
+    """What training on rows of `tokens` tokens needs on each device; on a CPU of what computes it here."""
     train, stored, part = preset.train, stored_parameters(preset), part_of(preset, tokens)
+    native = native_trainer(preset)
     trained = [one for one in stored if one.trained]
     accumulated = train.accumulation_steps > 1
     weights = sum(one.bytes for one in stored)
@@ -125,10 +127,17 @@ def training_memory(preset: Preset, tokens: int) -> Memory:
     gradients = sum(one.bytes for one in trained) + (4 * sum(one.size for one in trained) if accumulated else 0)
     masters = preset.optimizer.master_weights
     optimizer = sum(one.own * (12 if masters and one.type != "float32" else 8) for one in trained)
-    runtime = cpu_process(part.layers) if part.on_cpu else _ASCEND_RESERVE
+    if native is not None:
+        runtime = native_process(preset, len(trained))
+    else:
+        runtime = cpu_process(part.layers) if part.on_cpu else _ASCEND_RESERVE
 
     def activations(recompute: bool) -> dict[str, tuple[int, int]]:
         """Moment -> activations and gradients then."""
+        if native is not None:  # its memory stays, and it updates in place; what it does not do is MindSpore's
+            step, shared = native_step(native, preset, tokens, recompute), preset.parallel.data_parallel > 1
+            work = update_work(trained, part.on_cpu) if accumulated or shared else 0
+            return {"the backward pass": (step, gradients), "the update": (step + work, gradients)}
         kept = part.layers * (kept_between_layers(part) if recompute else kept_in_layer(part))
         in_layer = kept_in_layer(part) if recompute else 0
         work = in_layer + backward_of_layer(part) + casts(preset, stored, part, recompute)

@@ -1,0 +1,78 @@
+"""What a training step of the native library takes beside weights, gradients and optimizer; docs/memory.md.
+
+Its own numbers are the library's (native/training_memory.cpp), which lays out a step without making it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from spark13b.config.preset import Preset
+from spark13b.config.sections import LINEAR_NAMES
+from spark13b.model.native_choice import TYPES, choose_native
+from spark13b.native.library import Library, thread_count
+
+# Python, MindSpore and its graph of a step in which one operator computes all layers; measured, as those that follow.
+_PROCESS = 500 * 2**20
+_LAYER = 3 * 2**20
+# What MindSpore's compiler takes for sums of P gradients, where batches are accumulated, and for their updates, where
+# processes share the rows: so much times P, and times P squared.
+_SUMS = 1690 * 2**10, 10 * 2**10
+_UPDATES = 7 * 2**20, 26 * 2**10
+_LOGITS = 16 * 2**20  # numbers that are in memory at once, kLogits of native/training_memory.cpp
+_PACKED = 48 * 2**20  # of one product's left side at once, kPacked of native/products.cpp
+
+
+def native_trainer(preset: Preset) -> Library | None:
+    """The library that will train `preset` here, or None where MindSpore's operators will."""
+    library, _ = choose_native(
+        preset.model,
+        preset.machine.device,
+        model_parallel=preset.parallel.model_parallel,
+        dropout=preset.train.dropout,
+        lora=preset.lora if preset.task == "lora" else None,
+    )
+    return library
+
+
+def native_step(library: Library, preset: Preset, tokens: int, recompute: bool) -> int:
+    """Bytes of a step on rows of `tokens` tokens, all at once: what it lays out, packed products, attention's sums."""
+    model, batch = preset.model, preset.train.batch_size
+    types = (model.compute_type, model.param_init_type, model.embedding_init_type)
+    rank, adapted = 0, 0
+    if preset.task == "lora":
+        found = [bool(re.search(preset.lora.targets, name)) for name in LINEAR_NAMES]
+        rank, adapted = preset.lora.rank, sum(has << place for place, has in enumerate(found))
+    width = model.ffn_hidden_size // 2
+    sizes = (batch, tokens, model.num_layers, model.hidden_size, model.num_heads, width, model.vocab_size)
+    laid_out = library.training_bytes([*sizes, *map(TYPES.index, types), recompute, rank, adapted])
+    # keys and values in bfloat16, K once more across, and the float32 sums of their gradients
+    attention = thread_count() * tokens * model.head_size * (3 * 2 + 2 * 4)
+    return laid_out + _packed(library, preset, batch * tokens) + attention
+
+
+def native_process(preset: Preset, trained: int) -> int:
+    """Bytes of the process: Python, MindSpore and its compiler's memory for a run that trains so many parameters."""
+    graphs = [_SUMS] * (preset.train.accumulation_steps > 1) + [_UPDATES] * (preset.parallel.data_parallel > 1)
+    compiled = sum(one * trained + square * trained**2 for one, square in graphs)
+    return _PROCESS + _LAYER * preset.model.num_layers + compiled
+
+
+def _packed(library: Library, preset: Preset, rows: int) -> int:
+    """Bytes of the left sides that AMX packs at once: of the logits' gradients or the MLP's, whichever are more.
+
+    Each is packed for one product; where weights are trained once more, across, for theirs, and so is the MLP's output.
+    """
+    model = preset.model
+    if library.multiplier(model.compute_type) != "AMX":
+        return 0
+    number = 2 if model.compute_type == "bfloat16" else 6  # float32 in three parts
+    logits, wide, narrow = (
+        min(_PACKED, number * numbers)
+        for numbers in (
+            min(_LOGITS, rows * model.vocab_size),
+            rows * model.ffn_hidden_size // 2,
+            rows * model.hidden_size,
+        )
+    )
+    return max(logits, wide) if preset.task == "lora" else max(2 * logits, 3 * wide + narrow)
