@@ -24,6 +24,10 @@ def load_base(model: SparkForCausalLM, job: Job, load: Path | None, run: RunFold
     if path is None:
         raise InputError("nothing says where the base model of the run is", where=run.path, fix="add --load BASE")
     if not path.exists():
+        if load is not None:
+            raise InputError(
+                "there is no base model there", where=path, fix="give --load a run, a checkpoint or its folder"
+            )
         raise InputError("the base model of the run is gone", where=path, fix="add --load BASE")
     with open_checkpoint(path) as base:
         model.load_state(base)
