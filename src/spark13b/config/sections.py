@@ -142,6 +142,10 @@ class LoraConfig(Checked):
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: str = Field("|".join(LINEAR_NAMES), description="regular expression over the names of linear layers")
 
+    def adapts(self, linear: str) -> bool:
+        """Whether linear layers of that name have an adapter."""
+        return re.search(self.targets, linear) is not None
+
     def _problems(self) -> Iterator[Problem]:
         try:
             pattern = re.compile(self.targets)

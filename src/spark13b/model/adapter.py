@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +32,7 @@ def adapter_plans(lora: LoraConfig | None, mesh: Mesh, place: str) -> AdapterPla
     """The adapters of one block at `place`, for the linear layers that `lora.targets` finds."""
 
     def plan(name: str) -> AdapterPlan | None:
-        if lora is None or not re.search(lora.targets, name):
+        if lora is None or not lora.adapts(name):
             return None
         return AdapterPlan(lora, f"{place}.{name}", mesh.model.index if is_cut_by_columns(name) else 0)
 

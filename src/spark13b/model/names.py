@@ -124,7 +124,7 @@ def adapter_shapes(config: SparkConfig, lora: LoraConfig) -> dict[str, tuple[int
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in expected_shapes(config).items():
         linear, _, last = name.rpartition(".")
-        if last == "weight" and re.search(lora.targets, linear.rpartition(".")[2]):
+        if last == "weight" and lora.adapts(linear.rpartition(".")[2]):
             shapes[f"{linear}.mindpet_delta_lora_a"] = (lora.rank, shape[1])
             shapes[f"{linear}.mindpet_delta_lora_b"] = (shape[0], lora.rank)
     return shapes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spark13b.config.model import SparkConfig
-from spark13b.config.sections import LoraConfig
+from spark13b.config.sections import LINEAR_NAMES, LoraConfig
 from spark13b.model.device import Device
 from spark13b.native.library import Library, find_library
 
@@ -26,6 +26,11 @@ def choose_native(
         return None, "training by MindSpore's operators: oneDNN, which multiplies bfloat16 without AMX, is not found"
     described = f"{found.library.describe()}, {config.compute_type} products by {multiplier}"
     return found.library, f"training by the native library ({described})"
+
+
+def adapted_bits(lora: LoraConfig) -> int:
+    """The linear layers of a layer that have an adapter, a bit each, as the library is told."""
+    return sum(lora.adapts(name) << place for place, name in enumerate(LINEAR_NAMES))
 
 
 def _why_not(

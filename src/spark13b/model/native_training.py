@@ -11,10 +11,10 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from spark13b.config.model import SparkConfig
-from spark13b.config.sections import LINEAR_NAMES, LoraConfig
+from spark13b.config.sections import LoraConfig
 from spark13b.model.device import device
 from spark13b.model.loss import TINY
-from spark13b.model.native_choice import TYPES, choose_native
+from spark13b.model.native_choice import TYPES, adapted_bits, choose_native
 from spark13b.model.rope_table import rope_table
 from spark13b.model.transformer import Setup
 from spark13b.native.library import Library, thread_count
@@ -56,17 +56,9 @@ class NativeParameters:
         numbers += [epsilon, config.num_layers]
         numbers += [TYPES.index(config.param_init_type), TYPES.index(config.embedding_init_type)]
         if self.lora is not None:
-            numbers += [self.lora.rank, float_bits(self.lora.alpha / self.lora.rank), *self._adapted()]
+            numbers += [self.lora.rank, float_bits(self.lora.alpha / self.lora.rank)]
+            numbers += [adapted_bits(self.lora)] * config.num_layers
         return Tensor(np.array(numbers, np.int64))
-
-    def _adapted(self) -> list[int]:
-        """For each layer the linear layers that have an adapter, a bit each."""
-        found = [0] * self.config.num_layers
-        for name in self.adapters:
-            *_, layer, _, linear, matrix = name.split(".")  # ... layers.0.attention.q_proj.mindpet_delta_lora_a
-            if matrix.endswith("_a"):
-                found[int(layer)] |= 1 << LINEAR_NAMES.index(linear)
-        return found
 
 
 class NativeSums(nn.Cell):

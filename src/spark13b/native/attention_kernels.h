@@ -12,35 +12,6 @@ constexpr int kWide = 2;  // 6 x 2 of 16
 #endif
 constexpr int kTall = 6;
 
-// ROWS x COLUMNS vectors of c = a b, or c += a b.
-template <int ROWS, int COLUMNS>
-KERNEL static inline void product_tile(int64_t depth, const float* a, int64_t a_row, int64_t a_column, const float* b,
-                                       int64_t b_row, bool adds, float* c, int64_t c_row) {
-    Vector sums[ROWS][COLUMNS];
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-        for (int j = 0; j < COLUMNS; ++j) sums[r][j] = Vector{};
-    for (int64_t d = 0; d < depth; ++d) {
-        Vector right[COLUMNS];
-#pragma GCC unroll 8
-        for (int j = 0; j < COLUMNS; ++j) right[j] = load(b + d * b_row + j * LANES);
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) {
-            const Vector left = splat(a[r * a_row + d * a_column]);
-#pragma GCC unroll 8
-            for (int j = 0; j < COLUMNS; ++j) sums[r][j] += left * right[j];
-        }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-        for (int j = 0; j < COLUMNS; ++j) {
-            float* to = c + r * c_row + j * LANES;
-            store(to, adds ? load(to) + sums[r][j] : sums[r][j]);
-        }
-}
-
 template <int COLUMNS>
 KERNEL static inline void product_column(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_column,
                                          const float* b, int64_t b_row, bool adds, float* c, int64_t c_row) {

@@ -53,12 +53,12 @@ Rows<Number> rows_of(Number* data, const AttentionShape& shape) {
 // positions or more), the weights, A and B of each adapter; then the two sums of train_batch and, with `differentiates`,
 // the gradients: of all adapters or, where there are none, of all weights.
 int train(int count, void** data, int64_t** shapes, bool differentiates) {
-    constexpr int kBefore = 7, kNumbers = 10, kLinears = 7;
+    constexpr int kBefore = 7, kNumbers = 10;
     const Call call = call_of(data, shapes);
     const int64_t numbers = shapes[0][0], layers = numbers < kNumbers ? 0 : call.numbers[7];
     const bool adapts = numbers > kNumbers;
     if (layers < 1 || layers > count || (adapts && numbers != kNumbers + 2 + layers)) return 1;
-    const int weights = static_cast<int>(3 + 18 * layers);
+    const int weights = static_cast<int>(3 + kArrays * layers);
     std::vector<int> places;  // of A and of B of each linear layer among the adapters, -1: it has none
     int values = 0;
     for (int64_t l = 0; adapts && l < layers; ++l)
@@ -73,7 +73,7 @@ int train(int count, void** data, int64_t** shapes, bool differentiates) {
     shape.layers = layers;
     shape.vocabulary = shapes[kBefore][0];
     shape.hidden = shapes[kBefore][1];
-    shape.mlp = shapes[kBefore + 13][0];
+    shape.mlp = shapes[kBefore + 1 + place_of(kGate)][0];
     shape.heads = call.numbers[2];
     shape.window = call.numbers[3];
     shape.type = static_cast<int32_t>(call.numbers[4]);

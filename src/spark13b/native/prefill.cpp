@@ -245,12 +245,12 @@ class Prefill {
 
     // A panel's size in floats, up to whole cache lines; behind it is room for one row of float32.
     int64_t panel_size(int64_t rows, int64_t inputs) const {
-        return (rows * inputs * (type_ == kBfloat16 ? 2 : 4) + 63) / 64 * 16;
+        return (rows * inputs * bytes_of(type_) + 63) / 64 * 16;
     }
 
     // Rows of a matrix in the products' type: where they lie, or unpacked.
     const void* panel_of(const Matrix& w, int64_t first, int64_t rows, int64_t inputs, int worker) {
-        if (w.type == type_) return static_cast<const char*>(w.data) + first * inputs * (type_ == kBfloat16 ? 2 : 4);
+        if (w.type == type_) return static_cast<const char*>(w.data) + first * inputs * bytes_of(type_);
         float *panel = panels_[worker].data(), *wide = panel + panel_size(rows, inputs);
         for (int64_t r = 0; r < rows; ++r) {
             if (type_ == kFloat32) {

@@ -94,7 +94,7 @@ const Product* Product::plan(const Shape& shape, int level) {
     std::unique_ptr<Product> made = few ? onednn_product(shape) : nullptr;
     if (!made && tiles) made = tile_product(shape);
     if (!made) made = vector_product(shape, level);
-    if (!made) made = onednn_product(shape);
+    if (!made && !few) made = onednn_product(shape);
     if (!made) return nullptr;  // oneDNN may be opened later
     return plans->emplace(key, std::move(made)).first->second.get();
 }

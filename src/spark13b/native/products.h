@@ -18,7 +18,7 @@ struct Layout {
     int32_t type;
     int64_t row, column;
 
-    int64_t bytes() const { return type == kBfloat16 ? 2 : 4; }
+    int64_t bytes() const { return bytes_of(type); }
     const void* at(const void* data, int64_t r, int64_t c) const {
         return static_cast<const char*>(data) + (r * row + c * column) * bytes();
     }
@@ -67,6 +67,12 @@ class Product {
   protected:
     Product(const Shape& shape, int64_t row_size, int64_t column_size)
         : shape_(shape), row_size_(row_size), column_size_(column_size) {}
+
+    // The size of parts that are alike, at most `most` up to the next multiple of `step`.
+    static int64_t divided(int64_t count, int64_t most, int64_t step) {
+        const int64_t parts = (count + most - 1) / most, size = (count + parts - 1) / parts;
+        return (size + step - 1) / step * step;
+    }
 
   private:
     const Shape shape_;

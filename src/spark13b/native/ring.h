@@ -11,13 +11,13 @@ class Ring {
   public:
     // `head` of rings (heads * slots, size)
     Ring(void* rings, int32_t type, int64_t head, int64_t slots, int64_t size)
-        : data_(static_cast<char*>(rings) + head * slots * size * bytes(type)), type_(type), slots_(slots), size_(size) {}
+        : data_(static_cast<char*>(rings) + head * slots * size * bytes_of(type)), type_(type), slots_(slots), size_(size) {}
 
     const void* rows() const { return data_; }
     int32_t type() const { return type_; }
 
     // Where the row of the token at `position` lies.
-    void* place(int64_t position) const { return data_ + position % slots_ * size_ * bytes(type_); }
+    void* place(int64_t position) const { return data_ + position % slots_ * size_ * bytes_of(type_); }
 
     // That row becomes `from`.
     void put(int64_t position, const float* from) {
@@ -28,8 +28,6 @@ class Ring {
     }
 
   private:
-    static int64_t bytes(int32_t type) { return type == kBfloat16 ? 2 : 4; }
-
     char* data_;
     int32_t type_;
     int64_t slots_, size_;

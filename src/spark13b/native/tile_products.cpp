@@ -19,12 +19,6 @@ using tiles::kSide;
 
 thread_local KeptMemory own;
 
-// The size of parts that are alike, in whole panels.
-int64_t divided(int64_t count, int64_t most) {
-    const int64_t parts = (count + most - 1) / most;
-    return tiles::steps_of((count + parts - 1) / parts) * kSide;
-}
-
 // A square's sums += those of another part of the depth.
 TILES void add(const float* from, float* sums) {
     for (int64_t i = 0; i < kSide * kSide; i += 16)
@@ -53,8 +47,8 @@ template <int PARTS, class Element>
 class TileProduct final : public Product {
   public:
     explicit TileProduct(const Shape& shape)
-        : Product(shape, divided(shape.rows, 512),
-                  divided(shape.columns, std::clamp<int64_t>(shape.columns / 4, 64, 256))) {}
+        : Product(shape, divided(shape.rows, 512, kSide),
+                  divided(shape.columns, std::clamp<int64_t>(shape.columns / 4, 64, 256), kSide)) {}
 
     int64_t packed_bytes(int64_t rows) const override {
         return tiles::steps_of(rows) * tiles::steps_of(shape().depth) * tiles::step_bytes(PARTS);

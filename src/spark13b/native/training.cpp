@@ -63,7 +63,7 @@ class Training : private TrainingMemory {
         const int64_t hidden = shape_.hidden;
         pool_.share(pieces_, [&](int64_t piece, int) {
             const auto* table = static_cast<const char*>(weights_[0]);
-            const int64_t row = hidden * (shape_.embedding_type == kBfloat16 ? 2 : 4);
+            const int64_t row = hidden * bytes_of(shape_.embedding_type);
             for (int64_t n = first(piece); n < last(piece); ++n)
                 run_.convert[shape_.embedding_type][kFloat32](table + ids[n] * row, hidden, 1.0f,
                                                               kept_[0].x + n * hidden);

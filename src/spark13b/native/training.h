@@ -5,6 +5,12 @@
 
 #include "pool.h"
 
+// A layer's linear layers, and where its arrays are in a checkpoint's order: each weight has its bias behind it, and each
+// gamma its beta.
+enum LinearName { kQ, kK, kV, kOut, kGate, kUp, kDown, kLinears };
+enum Place { kNorm = 0, kMlpNorm = 10, kArrays = 18 };
+constexpr int place_of(int linear) { return 2 + 2 * linear + (linear >= kGate ? 2 : 0); }
+
 struct TrainingShape {
     int64_t batch, tokens;                            // texts, tokens of each
     int64_t layers, hidden, heads, mlp, vocabulary;   // mlp: width of gate and value
@@ -17,7 +23,7 @@ struct TrainingShape {
     bool valid() const;
 };
 
-// Low-rank adapters, see linear.h. `values`: A and B of the 7 linear layers of each layer, null where there is none; with
+// Low-rank adapters, see linear.h. `values`: A and B of the linear layers of each layer, null where there is none; with
 // adapters they alone are trained, and weights stay as they are. Null: there are none, and all weights are trained.
 struct Adapters {
     const float* const* values = nullptr;

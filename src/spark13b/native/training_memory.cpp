@@ -7,8 +7,6 @@
 
 namespace {
 
-int64_t bytes_of(int32_t type) { return bits_of(type) / 8; }
-
 constexpr int64_t kLogits = 16 * 1024 * 1024;  // that are in memory at once: 64 MB
 
 char* memory_of(size_t size) {

@@ -9,12 +9,6 @@
 #include "memory.h"
 #include "training.h"
 
-// A layer's linear layers, and where its arrays are in a checkpoint's order: each weight has its bias behind it, and each
-// gamma its beta.
-enum LinearName { kQ, kK, kV, kOut, kGate, kUp, kDown, kLinears };
-enum Place { kNorm = 0, kMlpNorm = 10, kArrays = 18 };
-constexpr int place_of(int linear) { return 2 + 2 * linear + (linear >= kGate ? 2 : 0); }
-
 // What a layer's forward pass leaves for its backward pass. Rows are (N, C), those of gate and up (N, F).
 struct Kept {
     float *x, *q, *k, *v, *attended, *log_sums, *middle;  // `middle`: behind attention; q and k rotated
@@ -57,7 +51,7 @@ class TrainingMemory {
 
     // A row of rows in the products' type.
     char* at(const void* rows, int64_t row, int64_t width) const {
-        return static_cast<char*>(const_cast<void*>(rows)) + row * width * (shape_.type == kBfloat16 ? 2 : 4);
+        return static_cast<char*>(const_cast<void*>(rows)) + row * width * bytes_of(shape_.type);
     }
 
     const TrainingShape& shape_;

@@ -69,36 +69,7 @@ KERNEL static void pack_right(const float* b, Strides strides, int64_t columns, 
                            to + d * width + j, width);
 }
 
-// kTall rows and COLUMNS vectors of a product of panels -> `to`, in place of what is there or added to it. Of A's panel
-// rows are ROW numbers apart, and depths DEPTH.
-template <int COLUMNS, int ROW, int DEPTH>
-KERNEL static inline void multiply_tile(const float* a, const float* b, int64_t depth, bool adds, float* to,
-                                        int64_t to_row) {
-    Vector sums[kTall][COLUMNS];
-#pragma GCC unroll 8
-    for (int i = 0; i < kTall; ++i)
-#pragma GCC unroll 4
-        for (int j = 0; j < COLUMNS; ++j) sums[i][j] = Vector{};
-    for (int64_t d = 0; d < depth; ++d, a += DEPTH, b += COLUMNS * LANES) {
-        Vector here[COLUMNS];
-#pragma GCC unroll 4
-        for (int j = 0; j < COLUMNS; ++j) here[j] = load(b + j * LANES);
-#pragma GCC unroll 8
-        for (int i = 0; i < kTall; ++i) {
-            const Vector one = splat(a[i * ROW]);
-#pragma GCC unroll 4
-            for (int j = 0; j < COLUMNS; ++j) sums[i][j] += one * here[j];
-        }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < kTall; ++i)
-#pragma GCC unroll 4
-        for (int j = 0; j < COLUMNS; ++j) {
-            float* at = to + i * to_row + j * LANES;
-            store(at, adds ? load(at) + sums[i][j] : sums[i][j]);
-        }
-}
-
+// Of A's panels rows are ROW numbers apart, and depths DEPTH.
 template <int COLUMNS, int ROW, int DEPTH>
 KERNEL static inline void multiply_panels(const float* left, int64_t rows, const float* right, int64_t columns,
                                           int64_t depth, const float* bias, bool adds, float* c, int64_t c_row) {
@@ -110,10 +81,10 @@ KERNEL static inline void multiply_panels(const float* left, int64_t rows, const
             for (int64_t j = 0; j < columns; j += 16)
                 __builtin_prefetch(c + i * c_row + j, 1);
         if (some == kTall && columns == kRow && !bias) {
-            multiply_tile<COLUMNS, ROW, DEPTH>(left, right, depth, adds, c, c_row);
+            product_tile<kTall, COLUMNS>(depth, left, ROW, DEPTH, right, kRow, adds, c, c_row);
             continue;
         }
-        multiply_tile<COLUMNS, ROW, DEPTH>(left, right, depth, false, aside, kRow);
+        product_tile<kTall, COLUMNS>(depth, left, ROW, DEPTH, right, kRow, false, aside, kRow);
         for (int64_t i = 0; i < some; ++i)
             for (int64_t j = 0; j < columns; j += LANES) {
                 float* to = c + i * c_row + j;

@@ -40,12 +40,6 @@ namespace {
 
 thread_local KeptMemory own;
 
-// The size of parts that are alike, a multiple of `step`.
-int64_t divided(int64_t count, int64_t most, int64_t step) {
-    const int64_t parts = (count + most - 1) / most, size = (count + parts - 1) / parts;
-    return (size + step - 1) / step * step;
-}
-
 class VectorProduct final : public Product {
   public:
     VectorProduct(const Shape& shape, const Kernels& kernels)

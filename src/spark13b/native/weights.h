@@ -22,6 +22,9 @@ inline constexpr int8_t kLevelBytes[16] = {-127, -92, -69, -51, -36, -23, -12, -
 
 inline int bits_of(int32_t type) { return type == kFloat32 ? 32 : type == kBfloat16 ? 16 : type == kInt8 ? 8 : 4; }
 
+// Of float32 or bfloat16.
+inline int64_t bytes_of(int32_t type) { return bits_of(type) / 8; }
+
 struct Matrix {
     const void* data;
     const void* scales;  // of whole numbers, (outputs, inputs / group); else null

@@ -109,10 +109,8 @@ def evaluate(
     check_machine(preset)
     with parts_of(load, adapter).open(preset.model) as parts:
         lora = parts.lora
-        if lora is not None:
-            lora = lora.model_copy(
-                update={"dropout": 0.0}
-            )  # nothing is dropped here, and the native library can compute
+        if lora is not None:  # nothing is dropped here, and the native library can compute
+            lora = lora.model_copy(update={"dropout": 0.0})
         model = SparkForCausalLM(
             for_training(preset.model, device()), seed=None, setup=Setup(join(preset.parallel), lora)
         )

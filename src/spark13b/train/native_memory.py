@@ -5,11 +5,8 @@ Its own numbers are the library's (native/training_memory.cpp), which lays out a
 
 from __future__ import annotations
 
-import re
-
 from spark13b.config.preset import Preset
-from spark13b.config.sections import LINEAR_NAMES
-from spark13b.model.native_choice import TYPES, choose_native
+from spark13b.model.native_choice import TYPES, adapted_bits, choose_native
 from spark13b.native.library import Library, thread_count
 
 # Python, MindSpore and its graph of a step in which one operator computes all layers; measured, as those that follow.
@@ -39,10 +36,7 @@ def native_step(library: Library, preset: Preset, tokens: int, recompute: bool) 
     """Bytes of a step on rows of `tokens` tokens, all at once: what it lays out, packed products, attention's sums."""
     model, batch = preset.model, preset.train.batch_size
     types = (model.compute_type, model.param_init_type, model.embedding_init_type)
-    rank, adapted = 0, 0
-    if preset.task == "lora":
-        found = [bool(re.search(preset.lora.targets, name)) for name in LINEAR_NAMES]
-        rank, adapted = preset.lora.rank, sum(has << place for place, has in enumerate(found))
+    rank, adapted = (preset.lora.rank, adapted_bits(preset.lora)) if preset.task == "lora" else (0, 0)
     width = model.ffn_hidden_size // 2
     sizes = (batch, tokens, model.num_layers, model.hidden_size, model.num_heads, width, model.vocab_size)
     laid_out = library.training_bytes([*sizes, *map(TYPES.index, types), recompute, rank, adapted])
