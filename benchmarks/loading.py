@@ -68,7 +68,7 @@ class Case:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "SPARK13B_NATIVE": "1" if self.engine == "native library" else "0", "GLOG_v": "3"}
+        return {**os.environ, "SPARK13B_NATIVE": "" if self.engine == "native library" else "0", "GLOG_v": "3"}
 
 
 FORMATS = ("safetensors", "safetensors shards", "ckpt", "ckpt slices, 2 x 2", "torch")

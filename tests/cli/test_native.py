@@ -45,6 +45,20 @@ def test_what_is_built_is_found_and_doctor_tells(
     assert "SPARK13B_NATIVE=0 switches it off" in finding.found
 
 
+def test_an_unknown_set_of_instructions_is_refused_by_what_computes_and_told_by_doctor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPARK13B_NATIVE", "avx3")
+    assert run(["train", "--preset", "cpu-tiny-pretrain", "--dry-run"]) == 2
+    message = capsys.readouterr().err
+    assert "SPARK13B_NATIVE=avx3 is neither 0 nor one of baseline, avx2, avx512, amx, amx-float32" in message
+    assert "at: the environment variable SPARK13B_NATIVE" in message
+    (finding,) = installation.native()
+    assert finding.state == "fail"
+    assert finding.found in message
+    assert finding.fix in message
+
+
 def test_without_a_compiler_the_message_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pytest
 
 from model.numpy_model import NumpyModel, random_weights
 from spark13b.config.model import SparkConfig
+from spark13b.errors import InputError
 from spark13b.model.names import expected_shapes
 from spark13b.model.rope_table import rope_table
 from spark13b.native import library as library_module
-from spark13b.native.build import BuildError, build, library_name
+from spark13b.native.build import BuildError, build, find_compiler, library_name
 from spark13b.native.library import Library, Weights, addresses_of, find_library, thread_count
 from spark13b.native.matrix import BFLOAT16, Matrix
 from spark13b.native.packing import LEVELS, dequantize, quantize
@@ -370,11 +372,31 @@ class TestBuilding:
         assert limited is not None
         assert limited.level == 0
         assert limited.describe().startswith("baseline, compiled by")
+
+    def test_a_word_that_is_no_set_of_instructions_is_refused_with_those_that_are(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("SPARK13B_NATIVE", "fastest")
-        assert (
-            find_library().reason
-            == "SPARK13B_NATIVE=fastest is neither 0 nor one of baseline, avx2, avx512, amx, amx-float32"
-        )
+        message = "SPARK13B_NATIVE=fastest is neither 0 nor one of baseline, avx2, avx512, amx, amx-float32"
+        with pytest.raises(InputError, match=message):
+            find_library()
+
+    def test_on_a_processor_that_lacks_what_is_asked_for_the_best_it_has_is_used_and_told(
+        self, native_library: Library, tmp_path: Path
+    ) -> None:
+        compiler = find_compiler()
+        if compiler is None:
+            pytest.skip("there is no C++ compiler")
+        source, poorer = tmp_path / "poorer.cpp", tmp_path / "poorer.so"
+        source.write_text('extern "C" int spark_level() { return 1; }\n')  # found before the library's own
+        linked = ("-shared", "-fPIC", "-Wl,--no-as-needed", str(source), str(native_library.path))
+        command = [*compiler, *linked, "-o", str(poorer)]
+        subprocess.run(command, check=True)
+        found = Library(poorer, library_module.LEVELS.index("AMX"))
+        assert found.level == 1
+        told = "AVX2 (AMX was asked for, and processor or compiler have it not), compiled by"
+        assert found.describe().startswith(told)
+        assert Library(poorer).describe().startswith("AVX2, compiled by")
 
     def test_a_file_that_is_no_library_is_not_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(library_module, "source_folder", lambda: tmp_path)

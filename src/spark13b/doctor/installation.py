@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from spark13b.doctor.findings import Finding
+from spark13b.errors import InputError
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -60,7 +61,11 @@ def native() -> Iterator[Finding]:
     """The library that answers and trains on a CPU; MindSpore does it where there is none."""
     from spark13b.native.library import find_library
 
-    found = find_library()
+    try:
+        found = find_library()
+    except InputError as error:
+        yield Finding("native", "fail", error.what, error.fix or "")
+        return
     if found.library is not None:
         multipliers = {kind: found.library.multiplier(kind) for kind in ("float32", "bfloat16")}
         users = "answers and training on a CPU use it" if all(multipliers.values()) else "answers on a CPU use it"

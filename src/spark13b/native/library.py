@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spark13b.errors import JobError
+from spark13b.errors import InputError, JobError
 from spark13b.native.build import cache_folder, library_name, source_folder
 from spark13b.native.matrix import BFLOAT16, Matrix
 from spark13b.native.packing import GROUPS, fits
 
-# Sets of instructions, by the library's numbers; each has those before it.
-LEVELS = ("baseline", "AVX2", "AVX-512", "AMX", "AMX-float32")
-_LEVEL_WORDS = ("baseline", "avx2", "avx512", "amx", "amx-float32")  # as SPARK13B_NATIVE names them
-_AMX, _FLOAT_AMX = LEVELS.index("AMX"), len(LEVELS) - 1
+# Sets of instructions, as SPARK13B_NATIVE names them and as people do; the library's numbers are their places, and each
+# has those before it.
+_LEVELS = {"baseline": "baseline", "avx2": "AVX2", "avx512": "AVX-512", "amx": "AMX", "amx-float32": "AMX-float32"}
+_WORDS, LEVELS = tuple(_LEVELS), tuple(_LEVELS.values())
+_AVX512, _AMX, _FLOAT_AMX = map(_WORDS.index, ("avx512", "amx", "amx-float32"))
 _LAYER = 18  # parameters of a layer
 
 
@@ -97,20 +98,21 @@ class Weights:
 
 
 class Library:
-    """The compiled library at `path`, with no better instructions than `limit` of LEVELS.
+    """The compiled library at `path`, with no better instructions than `limit` of LEVELS, by default AMX.
 
     Raises OSError when the system does not load it.
     """
 
-    def __init__(self, path: Path, limit: int = _AMX) -> None:
+    def __init__(self, path: Path, limit: int | None = None) -> None:
         self.path = path
         loaded = ctypes.CDLL(str(path))
         loaded.spark_compiler.restype = ctypes.c_char_p
         self.compiler: str = loaded.spark_compiler().decode()
         self.best: int = loaded.spark_level()
-        self.level = min(self.best, limit)
+        self.level = min(self.best, _AMX if limit is None else limit)
+        self._lacking = "" if limit is None or limit <= self.best else LEVELS[limit]  # asked for, and not there
         # whether int8 and int4 weights are multiplied by whole numbers
-        self.vnni = bool(loaded.spark_vnni()) and self.level >= LEVELS.index("AVX-512")
+        self.vnni = bool(loaded.spark_vnni()) and self.level >= _AVX512
         self._step = loaded.spark_decode_step
         pointer, number, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
         self._step.argtypes = [*[pointer] * 5, number, number, *[pointer] * 3, small, pointer, *[small] * 3]
@@ -329,7 +331,8 @@ class Library:
 
     def describe(self) -> str:
         """What it is, in a few words."""
-        return f"{LEVELS[self.level]}{' with VNNI' if self.vnni else ''}, compiled by {self.compiler}"
+        lacking = f" ({self._lacking} was asked for, and processor or compiler have it not)" if self._lacking else ""
+        return f"{LEVELS[self.level]}{' with VNNI' if self.vnni else ''}{lacking}, compiled by {self.compiler}"
 
 
 def addresses_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -357,14 +360,18 @@ def find_library() -> Found:
     """The library to use: the one beside the source, else the one in the user's cache.
 
     SPARK13B_NATIVE=0 wants none; baseline, avx2, avx512, amx (the usual one) or amx-float32 is the best set of
-    instructions that may be used.
+    instructions that may be used. Raises InputError for another word.
     """
     wanted = os.environ.get("SPARK13B_NATIVE", "")
     if wanted == "0":
         return Found(None, "SPARK13B_NATIVE=0 switches it off")
-    if wanted and wanted not in _LEVEL_WORDS:
-        return Found(None, f"SPARK13B_NATIVE={wanted} is neither 0 nor one of {', '.join(_LEVEL_WORDS)}")
-    limit = _LEVEL_WORDS.index(wanted) if wanted else _AMX
+    if wanted and wanted not in _WORDS:
+        raise InputError(
+            f"SPARK13B_NATIVE={wanted} is neither 0 nor one of {', '.join(_WORDS)}",
+            where="the environment variable SPARK13B_NATIVE",
+            fix="name one of these, 0 to compute by MindSpore, or unset it for the best that the processor has",
+        )
+    limit = _WORDS.index(wanted) if wanted else None
     try:
         name = library_name()
     except OSError as error:
@@ -376,7 +383,7 @@ def find_library() -> Found:
 
 
 @cache
-def _loaded(path: Path, limit: int) -> Found:
+def _loaded(path: Path, limit: int | None) -> Found:
     try:
         return Found(Library(path, limit), "")
     except (OSError, AttributeError) as error:  # of another architecture or C library, or cut off
