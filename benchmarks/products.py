@@ -22,6 +22,7 @@ from sides import SIZES, THREADS, Size
 
 from spark13b.model.device import device
 from spark13b.native.library import Library, find_library
+from spark13b.native.products import multiply
 
 LOGITS = 16 * 1024 * 1024
 KINDS = ("forward", "gradient of the inputs", "gradient of the weights")
@@ -41,7 +42,7 @@ def operands(kind: str, rows: int, outputs: int, inputs: int) -> tuple[np.ndarra
 def native_product(library: Library, a: np.ndarray, turn_a: bool, b: np.ndarray, turn_b: bool) -> Product:
     left, right = a.T if turn_a else a, b.T if turn_b else b
     out = np.empty((left.shape[0], right.shape[1]), np.float32)
-    return lambda: library.multiply(left, right, out, threads=THREADS)
+    return lambda: multiply(library, left, right, out, threads=THREADS)
 
 
 def mindspore_product(a: np.ndarray, turn_a: bool, b: np.ndarray, turn_b: bool) -> Product:

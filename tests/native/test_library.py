@@ -16,10 +16,14 @@ from spark13b.errors import InputError
 from spark13b.model.names import expected_shapes
 from spark13b.model.rope_table import rope_table
 from spark13b.native import library as library_module
+from spark13b.native.arrays import addresses_of
 from spark13b.native.build import BuildError, build, find_compiler, library_name
-from spark13b.native.library import Library, Weights, addresses_of, find_library, thread_count
+from spark13b.native.decoding import decode_step
+from spark13b.native.library import Library, find_library, thread_count
 from spark13b.native.matrix import BFLOAT16, Matrix
 from spark13b.native.packing import LEVELS, dequantize, quantize
+from spark13b.native.products import decode_product
+from spark13b.native.weights import Weights
 
 
 def as_stored(weights: np.ndarray, stored: str) -> Matrix:
@@ -73,8 +77,15 @@ class Texts:
     def step(self, texts: list[int], ids: list[int], positions: list[int], threads: int = 1, **more: int) -> np.ndarray:
         """One token of some of the texts."""
         numbers = (np.array(ids, np.int32), np.array(positions, np.int32))
-        return self.library.step(
-            self.weights, self.slots, *numbers, self.addresses[texts], threads=threads, halves=self.halves, **more
+        return decode_step(
+            self.library,
+            self.weights,
+            self.slots,
+            *numbers,
+            self.addresses[texts],
+            threads=threads,
+            halves=self.halves,
+            **more,
         )
 
 
@@ -167,7 +178,7 @@ def test_whole_numbers_lose_the_rounding_of_inputs_to_16_bits_and_nothing_else(
         x = (rng.standard_normal((texts, inputs)) * rng.choice([1e-6, 1, 1e4], (1, inputs))).astype(np.float32)
         bias, out = (rng.standard_normal(shape).astype(np.float32) for shape in (outputs, (texts, outputs)))
         before = out.copy()
-        native_library.product(matrix, x, out, threads=2, bias=bias, adds=True)
+        decode_product(native_library, matrix, x, out, threads=2, bias=bias, adds=True)
         wholes, units = rounded_inputs(x, group)
         levels, factors = read_strips(array.ravel(), scales.ravel(), outputs, inputs, group, bits)
         sums = np.einsum("tgi,ogi->tog", wholes, levels).astype(np.float32)
@@ -208,7 +219,7 @@ def test_inputs_that_are_no_numbers_make_outputs_nan_and_zeros_stay_zeros(native
     x[1, 3], x[2, 100], x[3, 64], x[4, 7] = np.inf, np.nan, -np.inf, 1e-38
     for instructions in sets_of_instructions(native_library):
         out = np.empty((5, 20), np.float32)
-        native_library.product(matrix, x, out, threads=1, **instructions)  # type: ignore[arg-type]
+        decode_product(native_library, matrix, x, out, threads=1, **instructions)  # type: ignore[arg-type]
         assert not np.isfinite(out[1:4]).any()
         np.testing.assert_array_equal(out[0], 0)
         np.testing.assert_allclose(out[4], 0, atol=1e-36)

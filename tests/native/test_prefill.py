@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from native.test_library import Texts, grown, random_ids
+from spark13b.native.decoding import prefill
 from spark13b.native.library import LEVELS, Library
 
 
@@ -20,7 +21,8 @@ def read(texts: Texts, ids: np.ndarray, parts: list[int], threads: int = 1, **mo
     found, start = [], 0
     for part in parts:
         found.append(
-            texts.library.prefill(
+            prefill(
+                texts.library,
                 texts.weights,
                 texts.slots,
                 texts.config.sparse_local_size,
@@ -70,7 +72,7 @@ def test_a_step_goes_on_where_a_prompt_ends_and_a_prompt_where_a_step_ends(nativ
     for at in (20, 21, 22):
         np.testing.assert_allclose(texts.step([0], [int(ids[0, at])], [at])[0], expected[at], atol=1e-4)
     more = ids[0, 23:].astype(np.int32)
-    found = native_library.prefill(texts.weights, texts.slots, 8, more, 23, texts.addresses[0], threads=2)
+    found = prefill(native_library, texts.weights, texts.slots, 8, more, 23, texts.addresses[0], threads=2)
     np.testing.assert_allclose(found[0], expected[-1], atol=1e-4)
 
 
@@ -156,8 +158,15 @@ def test_numbers_out_of_range_are_refused(native_library: Library) -> None:
 
     def refused(message: str, ids: np.ndarray = ids, start: int = 0, window: int = 8, **more: int) -> None:
         with pytest.raises(ValueError, match=message):
-            native_library.prefill(
-                texts.weights, texts.slots, window, ids, start, texts.addresses[0], **({"threads": 1} | more)
+            prefill(
+                native_library,
+                texts.weights,
+                texts.slots,
+                window,
+                ids,
+                start,
+                texts.addresses[0],
+                **({"threads": 1} | more),
             )
 
     refused("2 tokens at 39", start=39)

@@ -7,6 +7,7 @@ import pytest
 
 from spark13b.native.library import Library
 from spark13b.native.matrix import BFLOAT16
+from spark13b.native.products import multiply
 
 AMX = 4  # for both types
 
@@ -43,9 +44,9 @@ def test_products_in_all_layouts_are_numpys(
     for left in (a, np.asfortranarray(a)):
         for right in (b, np.asfortranarray(b)):
             out = np.full((rows, columns), 2, np.float32)
-            native_library.multiply(left, right, out, threads=2, level=level)
+            multiply(native_library, left, right, out, threads=2, level=level)
             np.testing.assert_allclose(out, expected, atol=1e-5 * depth)
-            native_library.multiply(left, right, out, bias=bias, adds=True, threads=1, level=level)
+            multiply(native_library, left, right, out, bias=bias, adds=True, threads=1, level=level)
             np.testing.assert_allclose(out, 2 * expected + bias, atol=2e-5 * depth)
 
 
@@ -62,7 +63,7 @@ def test_products_of_float32_by_amx_keep_its_24_bits(native_library: Library) ->
         exact = a.astype(np.float64) @ b.astype(np.float64)
         sizes = np.abs(a).astype(np.float64) @ np.abs(b).astype(np.float64)
         out = np.empty(exact.shape, np.float32)
-        native_library.multiply(a, b, out, threads=1, level=AMX)
+        multiply(native_library, a, b, out, threads=1, level=AMX)
         errors = (out - exact) / sizes
         assert np.sqrt(np.mean(errors**2)) < 2**-24
         assert np.abs(errors).max() < 2**-21
@@ -72,7 +73,7 @@ def test_what_is_no_number_stays_none_in_its_row_and_column(native_library: Libr
     a, b = np.ones((70, 150), np.float32), np.ones((150, 60), np.float32)
     a[3, 7], b[9, 5] = np.nan, np.inf
     out = np.empty((70, 60), np.float32)
-    native_library.multiply(a, b, out, threads=2, level=level)
+    multiply(native_library, a, b, out, threads=2, level=level)
     found = ~np.isfinite(out)
     assert found[3].all()
     assert found[:, 5].all()
@@ -86,7 +87,7 @@ def test_products_by_vectors_write_nothing_beside_their_result(native_library: L
     a, b = (rng.standard_normal(shape, np.float32) for shape in ((67, 300), (300, 83)))
     for level in range(min(native_library.best, 2) + 1):
         whole = np.full((69, 100), 7, np.float32)
-        native_library.multiply(a, b, whole[1:68, 5:88], threads=2, level=level)
+        multiply(native_library, a, b, whole[1:68, 5:88], threads=2, level=level)
         np.testing.assert_allclose(whole[1:68, 5:88], a.astype(np.float64) @ b, atol=1e-4)
         whole[1:68, 5:88] = 7
         assert (whole == 7).all()
@@ -97,7 +98,7 @@ def test_pieces_have_the_same_bits_for_any_number_of_threads(native_library: Lib
     a, b = (rng.standard_normal(shape, np.float32) for shape in ((700, 300), (300, 1000)))
     outs = [np.empty((700, 1000), np.float32) for _ in range(3)]
     for threads, out in enumerate(outs, start=1):
-        native_library.multiply(a, b, out, threads=threads, level=level)
+        multiply(native_library, a, b, out, threads=threads, level=level)
     np.testing.assert_array_equal(outs[0], outs[1])
     np.testing.assert_array_equal(outs[0], outs[2])
 
@@ -109,7 +110,7 @@ def test_many_deep_rows_are_packed_part_after_part(native_library: Library) -> N
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape, np.float32) for shape in ((1040, 16000), (16000, 3)))
     out = np.empty((1040, 3), np.float32)
-    native_library.multiply(a, b, out, threads=2, level=AMX)
+    multiply(native_library, a, b, out, threads=2, level=AMX)
     np.testing.assert_allclose(out, a.astype(np.float64) @ b, atol=1e-5 * np.sqrt(16000) * 3)
 
 
@@ -118,16 +119,16 @@ def test_a_product_may_be_written_as_bfloat16(native_library: Library, level: in
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape, np.float32).astype(BFLOAT16) for shape in ((70, 30), (30, 90)))
     out = np.empty((70, 90), BFLOAT16)
-    native_library.multiply(a, b, out, threads=2, level=level)
+    multiply(native_library, a, b, out, threads=2, level=level)
     expected = a.astype(np.float32) @ b.astype(np.float32)
     np.testing.assert_allclose(out.astype(np.float32), expected, rtol=2**-8, atol=2**-8)
-    native_library.multiply(a, b, out, adds=True, threads=1, level=level)
+    multiply(native_library, a, b, out, adds=True, threads=1, level=level)
     np.testing.assert_allclose(out.astype(np.float32), 2 * expected, rtol=2**-7, atol=2**-7)
 
 
 def test_shapes_that_do_not_fit_are_refused(native_library: Library) -> None:
     a, out = np.ones((3, 4), np.float32), np.empty((3, 5), np.float32)
     with pytest.raises(ValueError, match="does not fit"):
-        native_library.multiply(a, np.ones((3, 5), np.float32), out, threads=1)
+        multiply(native_library, a, np.ones((3, 5), np.float32), out, threads=1)
     with pytest.raises(ValueError, match="neither"):
-        native_library.multiply(a[:, ::2], np.ones((2, 5), np.float32), out, threads=1)
+        multiply(native_library, a[:, ::2], np.ones((2, 5), np.float32), out, threads=1)

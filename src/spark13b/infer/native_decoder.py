@@ -9,7 +9,9 @@ import numpy as np
 
 from spark13b.infer.decoding import READING, Decoding
 from spark13b.infer.native_model import NativeModel, describe_library, type_problem
-from spark13b.native.library import Library, addresses_of, find_library, thread_count
+from spark13b.native.arrays import addresses_of
+from spark13b.native.decoding import decode_step, prefill
+from spark13b.native.library import Library, find_library, thread_count
 from spark13b.native.matrix import BFLOAT16
 
 if TYPE_CHECKING:
@@ -87,7 +89,8 @@ class NativeDecoder:
         count = len(ids)
         if not 1 <= count <= self.chunk or start + count > self._room:
             raise ValueError(f"{count} tokens at {start}: there is room for {self.chunk} at once, {self._room} in all")
-        return self._model.library.prefill(
+        return prefill(
+            self._model.library,
             self._model.native,
             self.slots,
             self.config.sparse_local_size,
@@ -105,7 +108,8 @@ class NativeDecoder:
             raise ValueError(f"position {max(positions)}: there is room for {self._room} tokens")
         rings = np.stack([self._ring(seat)[1] for seat in seats])
         ids, places = np.array(tokens, np.int32), np.array(positions, np.int32)
-        return self._model.library.step(
+        return decode_step(
+            self._model.library,
             self._model.native,
             self.slots,
             ids,

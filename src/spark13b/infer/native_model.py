@@ -11,8 +11,9 @@ from spark13b.ckpt.tensors import Checkpoint
 from spark13b.config.model import SparkConfig
 from spark13b.model.names import expected_shapes, is_embedding
 from spark13b.model.rope_table import rope_table
-from spark13b.native.library import Library, Weights
+from spark13b.native.library import Library
 from spark13b.native.matrix import BFLOAT16, Matrix
+from spark13b.native.weights import Weights
 
 _TYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
 

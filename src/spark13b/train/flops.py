@@ -71,9 +71,10 @@ def _bfloat16_product() -> Callable[[], object]:
     """The native library's, for MindSpore has none on a CPU."""
     from spark13b.native.library import find_library, thread_count
     from spark13b.native.matrix import BFLOAT16
+    from spark13b.native.products import multiply
 
     library = find_library().library
     assert library is not None, "a model of that type was made"
     matrix = np.random.default_rng(0).standard_normal((_SIDE, _SIDE)).astype(BFLOAT16)
     result = np.empty((_SIDE, _SIDE), np.float32)
-    return lambda: library.multiply(matrix, matrix, result, threads=thread_count())
+    return lambda: multiply(library, matrix, matrix, result, threads=thread_count())

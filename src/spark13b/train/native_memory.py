@@ -8,6 +8,7 @@ from __future__ import annotations
 from spark13b.config.preset import Preset
 from spark13b.model.native_choice import TYPES, adapted_bits, choose_native
 from spark13b.native.library import Library, thread_count
+from spark13b.native.training import training_bytes
 
 # Python, MindSpore and its graph of a step in which one operator computes all layers; measured, as those that follow.
 _PROCESS = 500 * 2**20
@@ -39,7 +40,7 @@ def native_step(library: Library, preset: Preset, tokens: int, recompute: bool) 
     rank, adapted = (preset.lora.rank, adapted_bits(preset.lora)) if preset.task == "lora" else (0, 0)
     width = model.ffn_hidden_size // 2
     sizes = (batch, tokens, model.num_layers, model.hidden_size, model.num_heads, width, model.vocab_size)
-    laid_out = library.training_bytes([*sizes, *map(TYPES.index, types), recompute, rank, adapted])
+    laid_out = training_bytes(library, [*sizes, *map(TYPES.index, types), recompute, rank, adapted])
     # keys and values in bfloat16, K once more across, and the float32 sums of their gradients
     attention = thread_count() * tokens * model.head_size * (3 * 2 + 2 * 4)
     return laid_out + _packed(library, preset, batch * tokens) + attention

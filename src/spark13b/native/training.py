@@ -1,0 +1,24 @@
+"""What a training step holds, as the library lays it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spark13b.native.arrays import check_array
+from spark13b.native.library import Library
+
+
+def training_bytes(library: Library, numbers: Sequence[int]) -> int:
+    """What a step of training holds beside weights and gradients; nothing is made.
+
+    `numbers`: texts, tokens of each, layers, hidden size, heads, width of gate and up, vocabulary; 0 or 1, for
+    bfloat16, of products, of linear layers' weights and of the embedding; recompute; the adapters' rank, 0 without,
+    and a bit for each linear layer that has one. Raises ValueError for numbers out of range.
+    """
+    given = np.array(numbers, np.int64)
+    check_array(given, (13,), np.int64, "numbers")
+    if (found := library.calls.spark_training_bytes(given.ctypes.data)) < 0:
+        raise ValueError(f"there is no step of training of {list(numbers)}")
+    return int(found)
