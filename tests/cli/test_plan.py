@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from spark13b.cli.main import run
+from spark13b.model import native_choice
+from spark13b.native.library import Found, Library
+
 PROGRAM = """
 import sys
 from spark13b.cli.main import run
@@ -62,6 +66,29 @@ def test_lora_plans_adapters_alone(command):
     plan = plan_of(command, "--preset", "800T-A2-lora")
     assert plan["task"] == "lora"
     assert plan["trained_parameters"] == 11_919_360
+
+
+def test_the_plan_says_what_computes_and_why(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SPARK13B_NATIVE", "0")
+    off = "MindSpore's operators: SPARK13B_NATIVE=0 switches it off"
+    for command in (("train", "--preset", "cpu-tiny-sft"), ("infer", "--preset", "cpu-tiny-infer")):
+        assert plan_of(*command)["computes"] == off
+    shared = plan_of("infer", "--preset", "cpu-tiny-infer", "--nproc", "2")
+    assert shared["computes"] == "MindSpore's operators: several processes share the model"
+    beside = ("infer", "--preset", "cpu-tiny-infer", "--adapter", "adapters.safetensors")
+    assert plan_of(*beside)["computes"] == "MindSpore's operators: adapters are computed beside the weights"
+    assert plan_of(*beside, "--merge-adapter")["computes"] == off
+
+
+def test_the_plan_names_the_native_library_with_its_instructions_where_it_computes(
+    native_library: Library, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(native_choice, "find_library", lambda: Found(native_library, ""))
+    for command in (("train", "--preset", "cpu-tiny-sft"), ("infer", "--preset", "cpu-tiny-infer")):
+        assert run([*command, "--dry-run"]) == 0
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("computes "))
+        told = f"the native library ({native_library.describe()}, float32 products by vectors)"
+        assert line.removeprefix("computes").strip() == told
 
 
 def test_a_plan_that_is_too_large_ends_with_exit_code_2_and_what_to_change():

@@ -121,14 +121,14 @@ class TestTheChoice:
         model, _ = small_model(window=8, context=64, num_layers=1, compute_type="float16")
         assert why_not(model) == "the native library computes float32 and bfloat16, the model is float16 and float32"
         model, _ = small_model(window=8, context=64, num_layers=1, setup=Setup(lora=LoraConfig()))
-        assert describe(model) == "answers by MindSpore: adapters are computed beside the weights"
+        assert describe(model) == "answers by MindSpore's operators: adapters are computed beside the weights"
         assert type(make_decoder(model, 8, 0, 16)) is Decoder
 
     def test_without_a_library_mindspore_computes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(native_decoder, "find_library", lambda: Found(None, "it is not built"))
         model, _ = small_model(window=8, context=64, num_layers=1)
         assert type(make_decoder(model, 8, 0, 16)) is Decoder
-        assert describe(model) == "answers by MindSpore: it is not built"
+        assert describe(model) == "answers by MindSpore's operators: it is not built"
 
 
 def test_ten_thousand_steps_and_a_thousand_prompts_leave_memory_as_it_was(native_library: Library) -> None:

@@ -78,7 +78,17 @@ def infer(
     if dry_run:
         from spark13b.cli.plan import show_answering
 
-        show_answering(preset, load, assignments or [], lambda values: _seats(batch_size, 1, values), None, as_json)
+        show_answering(
+            preset,
+            load,
+            assignments or [],
+            lambda values: _seats(batch_size, 1, values),
+            None,
+            as_json,
+            adapter,
+            merge_adapter,
+            nproc,
+        )
         return
     if stream and (as_json or output is not None):
         raise InputError("--stream shows text; --json and --output write JSON Lines", fix="leave one of them out")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from spark13b.cli import console
+from spark13b.cli.sharing import options_for
 from spark13b.config import Preset, load_preset
 from spark13b.errors import InputError
 from spark13b.run_folder import run_around
@@ -20,24 +21,35 @@ def show_answering(
     seats: Callable[[Preset], int],
     context: int | None,
     as_json: bool,
+    adapter: Path | None = None,
+    fold: bool = False,
+    nproc: int | None = None,
 ) -> None:
-    """Print the plan of answering with a preset, or with that of the run around `load`, which may be quantised."""
+    """Print the plan of answering with a preset, or with that of the run around `load`, which may be quantised.
+
+    `adapter` goes beside the weights, or with `fold` into them; `nproc` processes share the model.
+    """
     run = run_around(load) if name is None and load is not None else None
     if name is None and run is None:
         raise InputError("a plan needs a preset", fix="add --preset NAME; 'spark13b preset list' shows them")
-    preset = load_preset(name or str(run.preset if run else ""), assignments=assignments)
-    show_plan(plan_answering(preset, seats(preset), context, rounded_bytes(load)), as_json)
+    options = options_for(nproc if name or nproc else 1)  # a run's layout is that of its training
+    preset = load_preset(name or str(run.preset if run else ""), options=options, assignments=assignments)
+    rounded, adapters = _weights(load, adapter)
+    show_plan(plan_answering(preset, seats(preset), context, rounded, adapters and not fold), as_json)
 
 
-def rounded_bytes(load: Path | None) -> int | None:
-    """Bytes of the weights in the file that `load` is when it is quantised, else None."""
+def _weights(load: Path | None, adapter: Path | None) -> tuple[int | None, bool]:
+    """Bytes of the weights that will be loaded, where they are quantised, and whether there are adapters."""
     if load is None:
-        return None
+        return None, adapter is not None
+    from spark13b.ckpt.adapters import parts_of
     from spark13b.ckpt.opening import open_checkpoint
     from spark13b.ckpt.quantized import QuantizedCheckpoint
 
-    with open_checkpoint(load) as checkpoint:
-        return checkpoint.stored.nbytes if isinstance(checkpoint, QuantizedCheckpoint) else None
+    parts = parts_of(load, adapter)
+    with open_checkpoint(parts.base) as checkpoint:
+        rounded = checkpoint.stored.nbytes if isinstance(checkpoint, QuantizedCheckpoint) else None
+    return rounded, parts.adapters is not None
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:
@@ -58,6 +70,7 @@ def _run(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "trained", f"{plan.trained_parameters:,}"
     split = f" (data_parallel {plan.data_parallel} x model_parallel {plan.model_parallel})" if plan.devices > 1 else ""
     yield "devices", f"{plan.devices}{split}"
+    yield "computes", plan.computes
     if plan.task == "infer":
         yield "answers at once", f"{plan.seats}"
         yield "prompt and answer", f"up to {plan.tokens:,} tokens"

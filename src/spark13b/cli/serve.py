@@ -70,7 +70,17 @@ def serve(
     if dry_run:
         from spark13b.cli.plan import show_answering
 
-        show_answering(preset, load, assignments or [], lambda values: _seats(seats, values, context), context, as_json)
+        show_answering(
+            preset,
+            load,
+            assignments or [],
+            lambda values: _seats(seats, values, context),
+            context,
+            as_json,
+            adapter,
+            merge_adapter,
+            nproc,
+        )
         return
     if as_json:
         raise InputError("--json is for the plan of --dry-run", fix="add --dry-run, or leave --json out")

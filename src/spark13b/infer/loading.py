@@ -14,10 +14,11 @@ from spark13b.ckpt.tensors import Checkpoint
 from spark13b.config.model import SparkConfig
 from spark13b.errors import InputError
 from spark13b.infer.mapped_model import map_native
-from spark13b.infer.native_model import NativeModel, read_native, type_problem
-from spark13b.model.device import check_machine, surely_cpu
+from spark13b.infer.native_model import NativeModel, read_native
+from spark13b.model.device import Device, check_machine, surely_cpu
 from spark13b.model.mesh import ALONE, Mesh
 from spark13b.model.names import match_names
+from spark13b.model.native_choice import answering_problem
 from spark13b.native.library import find_library
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ def load_model(found: FoundModel, fold: bool = False) -> tuple[SparkForCausalLM 
     """
     with _opened(found, fold) as (parts, base, config):
         library = find_library().library
-        bare = fold or parts.adapters is None
-        if library is not None and bare and surely_cpu() and type_problem(config) is None:
+        device: Device = "cpu" if surely_cpu() else "ascend"
+        beside = not fold and parts.adapters is not None
+        if library is not None and answering_problem(config, device, 1, beside) is None:
             if isinstance(base, QuantizedCheckpoint):
                 return map_native(base, config, library), parts.doubt()
             return read_native(base, config, library), parts.doubt()

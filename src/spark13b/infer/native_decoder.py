@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spark13b.infer.decoding import READING, Decoding
-from spark13b.infer.native_model import NativeModel, describe_library, type_problem
+from spark13b.infer.native_model import NativeModel
+from spark13b.model.native_choice import answering_problem, describe_library
 from spark13b.native.arrays import addresses_of
 from spark13b.native.decoding import decode_step, prefill
 from spark13b.native.library import Library, find_library, thread_count
@@ -37,8 +38,8 @@ def describe(model: SparkForCausalLM | NativeModel) -> str:
     found = find_library()
     reason = why_not(model) or found.reason
     if found.library is None or reason:
-        return f"answers by MindSpore: {reason}"
-    return f"answers by {describe_library(found.library, model.config)}"
+        return f"answers by MindSpore's operators: {reason}"
+    return f"answers by {describe_library(found.library, model.config.compute_type)}"
 
 
 def why_not(model: SparkForCausalLM) -> str | None:
@@ -46,14 +47,10 @@ def why_not(model: SparkForCausalLM) -> str | None:
     from spark13b.model.causal_lm import memory_of
     from spark13b.model.device import device
 
-    if device() != "cpu":
-        return "the device is no CPU"
-    if (problem := type_problem(model.config)) is not None:
+    setup = model.setup
+    problem = answering_problem(model.config, device(), setup.mesh.model.size, setup.lora is not None)
+    if problem is not None:
         return problem
-    if model.setup.mesh.model.size > 1:
-        return "several processes share the model"
-    if model.setup.lora is not None:
-        return "adapters are computed beside the weights"
     arrays = {name: memory_of(parameter) for name, parameter in model.weights().items()}
     if any(array is None for array in arrays.values()):
         return "the weights are not in memory of their own"

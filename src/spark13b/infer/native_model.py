@@ -10,6 +10,7 @@ from spark13b.ckpt.streams import read_into
 from spark13b.ckpt.tensors import Checkpoint
 from spark13b.config.model import SparkConfig
 from spark13b.model.names import expected_shapes, is_embedding
+from spark13b.model.native_choice import describe_library
 from spark13b.model.rope_table import rope_table
 from spark13b.native.library import Library
 from spark13b.native.matrix import BFLOAT16, Matrix
@@ -34,24 +35,7 @@ class NativeModel:
 
     def describe(self) -> str:
         """What computes it, in a few words."""
-        return describe_library(self.library, self.config)
-
-
-def describe_library(library: Library, config: SparkConfig) -> str:
-    """What computes such a model of the library, in a few words."""
-    multiplier = library.multiplier(config.compute_type)
-    products = f", products by {multiplier}" if multiplier else ""
-    return f"the native library ({library.describe()}{products})"
-
-
-def type_problem(config: SparkConfig) -> str | None:
-    """Why the library cannot compute a model of these types, or None when it can."""
-    types = {config.compute_type, config.embedding_init_type, config.layernorm_compute_type}
-    if not types <= {*_TYPES}:
-        return f"the native library computes float32 and bfloat16, the model is {' and '.join(sorted(types))}"
-    if config.layernorm_compute_type != "float32":
-        return "the native library's norms are float32"
-    return None
+        return describe_library(self.library, self.config.compute_type)
 
 
 def read_native(base: Checkpoint, config: SparkConfig, library: Library) -> NativeModel:

@@ -140,9 +140,9 @@ class SparkForCausalLM(nn.Cell):
     def describe_training(self, batch: int, tokens: int) -> str:
         """What computes losses and gradients of batches of that shape, and why, in a sentence or two."""
         if self.trains_natively:
-            return self.training_choice
+            return f"training by {self.training_choice}"
         choice = self.attention_choice(batch, tokens)
-        return f"{self.training_choice}; attention: {choice.backend} ({choice.reason})"
+        return f"training by {self.training_choice}; attention: {choice.backend} ({choice.reason})"
 
     def _checked(self, input_ids: Any, extra: int = 0) -> np.ndarray:
         ids = np.asarray(input_ids)

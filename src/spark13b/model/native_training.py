@@ -21,7 +21,7 @@ from spark13b.native.library import Library, thread_count
 
 
 def choose_training(config: SparkConfig, setup: Setup) -> tuple[Library | None, str]:
-    """The library that computes losses and gradients of such a model here, or None; and why, in a sentence."""
+    """The library that computes losses and gradients of such a model here, or None; and what computes, and why."""
     shared, dropout = setup.mesh.model.size, setup.dropout
     return choose_native(config, device(), model_parallel=shared, dropout=dropout, lora=setup.lora)
 

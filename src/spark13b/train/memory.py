@@ -119,7 +119,7 @@ class Part:
 def training_memory(preset: Preset, tokens: int) -> Memory:
     """What training on rows of `tokens` tokens needs on each device; on a CPU of what computes it here."""
     train, stored, part = preset.train, stored_parameters(preset), part_of(preset, tokens)
-    native = native_trainer(preset)
+    native, _ = native_trainer(preset)
     trained = [one for one in stored if one.trained]
     accumulated = train.accumulation_steps > 1
     weights = sum(one.bytes for one in stored)

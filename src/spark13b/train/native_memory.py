@@ -21,16 +21,15 @@ _LOGITS = 16 * 2**20  # numbers that are in memory at once, kLogits of native/tr
 _PACKED = 48 * 2**20  # of one product's left side at once, kPacked of native/products.cpp
 
 
-def native_trainer(preset: Preset) -> Library | None:
-    """The library that will train `preset` here, or None where MindSpore's operators will."""
-    library, _ = choose_native(
+def native_trainer(preset: Preset) -> tuple[Library | None, str]:
+    """The library that will train `preset` here, or None where MindSpore's operators will; and what will, and why."""
+    return choose_native(
         preset.model,
         preset.machine.device,
         model_parallel=preset.parallel.model_parallel,
         dropout=preset.train.dropout,
         lora=preset.lora if preset.task == "lora" else None,
     )
-    return library
 
 
 def native_step(library: Library, preset: Preset, tokens: int, recompute: bool) -> int:

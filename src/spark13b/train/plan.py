@@ -11,10 +11,12 @@ import psutil
 from spark13b.config.preset import Preset
 from spark13b.errors import InputError
 from spark13b.model.names import adapter_shapes, expected_shapes
+from spark13b.model.native_choice import choose_answering
 from spark13b.train.communication import Collectives, prefill_collectives, step_collectives
 from spark13b.train.fitting import check_fits, gib
 from spark13b.train.length import rows_a_step, run_steps
 from spark13b.train.memory import Memory, answering_memory, training_memory
+from spark13b.train.native_memory import native_trainer
 
 GIB = 2**30
 
@@ -26,6 +28,7 @@ class Plan:
     task: str
     parameters: int  # of the model, without adapters
     trained_parameters: int
+    computes: str  # the native library or MindSpore's operators, and why
     steps: int | None  # None: it depends on the rows
     rows: int | None
     batch_size: int  # rows a step, over all data-parallel groups and accumulated batches
@@ -66,6 +69,7 @@ def make_plan(preset: Preset, rows: int | None = None, row_length: int | None = 
         task=preset.task,
         parameters=parameters,
         trained_parameters=trained,
+        computes=native_trainer(preset)[1],
         steps=None if rows is None and preset.train.epochs else run_steps(preset, rows or 0, tokens),
         rows=rows,
         batch_size=rows_a_step(preset),
@@ -82,20 +86,25 @@ def make_plan(preset: Preset, rows: int | None = None, row_length: int | None = 
     return plan
 
 
-def plan_answering(preset: Preset, seats: int = 1, context: int | None = None, rounded: int | None = None) -> Plan:
+def plan_answering(
+    preset: Preset, seats: int = 1, context: int | None = None, rounded: int | None = None, adapters: bool = False
+) -> Plan:
     """The plan of answering `seats` prompts at once, each with its answer at most `context` tokens long.
 
-    `rounded`: bytes of a quantised checkpoint's weights.
+    `rounded`: bytes of a quantised checkpoint's weights. `adapters`: whether they are computed beside the weights.
 
     Raises InputError when the memory is not enough: it names the seats that fit, else changes of the preset.
     """
     preset = preset.model_copy(update={"task": "infer"})
     tokens, limit = min(context or preset.model.seq_length, preset.model.seq_length), memory_limit(preset)
     check_seats(preset, seats, context, limit, rounded)
+    shared = preset.parallel.model_parallel
+    _, computes = choose_answering(preset.model, preset.machine.device, model_parallel=shared, adapters=adapters)
     return Plan(
         task=preset.task,
         parameters=_parameters(preset),
         trained_parameters=0,
+        computes=computes,
         steps=None,
         rows=None,
         batch_size=1,
