@@ -19,6 +19,7 @@ from spark13b.model.mesh import Mesh
 from spark13b.model.names import adapter_shapes, expected_shapes, match_adapters, match_names
 from spark13b.model.native_training import NativeLoss, NativeParameters, choose_training
 from spark13b.model.transformer import Setup, SparkModel
+from spark13b.native.failures import operator_failures
 
 
 class SparkForCausalLM(nn.Cell):
@@ -129,9 +130,9 @@ class SparkForCausalLM(nn.Cell):
             raise ValueError(f"loss_mask is {mask.shape}, input_ids are {ids.shape}")
         size = bucket(ids.shape[1] - 1, self.config.seq_length)
         inputs, targets, weights = ids[:, :-1], ids[:, 1:], align(mask, alignment)
-        return float(
-            self._graphs["loss"](*(Tensor(_pad(array, size)) for array in (inputs, targets, weights))).asnumpy()
-        )
+        tensors = (Tensor(_pad(array, size)) for array in (inputs, targets, weights))
+        with operator_failures():
+            return float(self._graphs["loss"](*tensors).asnumpy())
 
     def attention_choice(self, batch: int, tokens: int) -> Choice:
         """Which attention backend computes a batch of that shape, and why."""

@@ -1,10 +1,12 @@
 // MindSpore's way in: functions for ops.Custom with func_type "aot". Its tensors are contiguous and on the host; each
 // function gets the addresses and shapes of its inputs and then of its outputs, and an error for MindSpore is any result
-// but 0. The first input is int64 numbers, of which the first two are threads and level.
+// but 0: 1 for an argument out of its range, 2 when memory ends, 3 when a product fails (failures.py tells them). The first
+// input is int64 numbers, of which the first two are threads and level.
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <vector>
 
 #include "attention.h"
@@ -52,7 +54,7 @@ Rows<Number> rows_of(Number* data, const AttentionShape& shape) {
 // whose bits are the linear layers that have one. Tensors behind them: ids, targets, mask, factor, cos, sin (of as many
 // positions or more), the weights, A and B of each adapter; then the two sums of train_batch and, with `differentiates`,
 // the gradients: of all adapters or, where there are none, of all weights.
-int train(int count, void** data, int64_t** shapes, bool differentiates) {
+int train(int count, void** data, int64_t** shapes, bool differentiates) try {
     constexpr int kBefore = 7, kNumbers = 10;
     const Call call = call_of(data, shapes);
     const int64_t numbers = shapes[0][0], layers = numbers < kNumbers ? 0 : call.numbers[7];
@@ -98,6 +100,8 @@ int train(int count, void** data, int64_t** shapes, bool differentiates) {
     return train_batch(pool, call.level(), shape, data + kBefore, adapters, call.floats(5), call.floats(6),
                        static_cast<const int32_t*>(data[1]), static_cast<const int32_t*>(data[2]), call.floats(3),
                        *call.floats(4), call.to(sums), differentiates ? gradients.data() : nullptr);
+} catch (const std::bad_alloc&) {
+    return 2;
 }
 
 }  // namespace
@@ -105,7 +109,7 @@ int train(int count, void** data, int64_t** shapes, bool differentiates) {
 extern "C" {
 
 // numbers, q, k, v -> out, log_sums
-EXPORTED int spark_attention(int, void** data, int*, int64_t** shapes, const char**, void*, void*) {
+EXPORTED int spark_attention(int, void** data, int*, int64_t** shapes, const char**, void*, void*) try {
     const Call call = call_of(data, shapes);
     const AttentionShape shape = attention_of(call);
     if (!shape.valid() || call.threads() < 1) return 1;
@@ -114,10 +118,12 @@ EXPORTED int spark_attention(int, void** data, int*, int64_t** shapes, const cha
                        rows_of(call.floats(3), shape), rows_of(call.to(4), shape), call.to(5))
                ? 0
                : 2;
+} catch (const std::bad_alloc&) {
+    return 2;
 }
 
 // numbers, q, k, v, out, log_sums, dout -> dq, dk, dv
-EXPORTED int spark_attention_gradient(int, void** data, int*, int64_t** shapes, const char**, void*, void*) {
+EXPORTED int spark_attention_gradient(int, void** data, int*, int64_t** shapes, const char**, void*, void*) try {
     const Call call = call_of(data, shapes);
     const AttentionShape shape = attention_of(call);
     if (!shape.valid() || call.threads() < 1) return 1;
@@ -128,6 +134,8 @@ EXPORTED int spark_attention_gradient(int, void** data, int*, int64_t** shapes, 
                                 rows_of(call.to(7), shape), rows_of(call.to(8), shape), rows_of(call.to(9), shape))
                ? 0
                : 2;
+} catch (const std::bad_alloc&) {
+    return 2;
 }
 
 EXPORTED int spark_loss(int count, void** data, int*, int64_t** shapes, const char**, void*, void*) {
@@ -141,7 +149,7 @@ EXPORTED int spark_loss_and_gradients(int count, void** data, int*, int64_t** sh
 // numbers: threads, level, the bits of beta1, beta2, epsilon and of the norm to clip to (0: none), whether gradients that
 // are not finite change nothing, then for each parameter whether it decays. Tensors behind them: rate, decay and loss scale,
 // (1,) each; parameters, m, v, all written in place; gradients. -> the norm of gradients / scale
-EXPORTED int spark_update(int count, void** data, int* sizes, int64_t** shapes, const char**, void*, void*) {
+EXPORTED int spark_update(int count, void** data, int* sizes, int64_t** shapes, const char**, void*, void*) try {
     const Call call = call_of(data, shapes);
     const int weights = (count - 5) / 4;
     if (weights < 1 || count != 4 * weights + 5 || call.threads() < 1 || call.level() < 0 || call.level() > best_level())
@@ -163,6 +171,8 @@ EXPORTED int spark_update(int count, void** data, int* sizes, int64_t** shapes, 
     if (clip > 0.0f) adam.factor *= clip / (std::fmax(norm, clip) + 1e-6f);
     update_weights(pool, call.level(), all, adam, *call.floats(2));
     return 0;
+} catch (const std::bad_alloc&) {
+    return 2;
 }
 
 }  // extern "C"

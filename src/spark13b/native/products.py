@@ -37,7 +37,10 @@ def multiply(
     numbers = np.array([rows, columns, depth, *layouts, bias is not None, adds], np.int64)
     pointers = [None if array is None else array.ctypes.data for array in (numbers, a, b, bias, out)]
     _ = library.onednn  # is looked for now
-    if library.calls.spark_multiply(*pointers, threads, level) != 0:
+    status = library.calls.spark_multiply(*pointers, threads, level)
+    if status == 3:
+        raise JobError("out of memory in a product of matrices", fix="multiply smaller ones")
+    if status != 0:
         raise JobError("there is neither AMX nor oneDNN, or it failed")
 
 

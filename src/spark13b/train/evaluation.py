@@ -20,6 +20,7 @@ from spark13b.model.loss import Alignment, align
 from spark13b.model.mesh import ALONE, Mesh, join
 from spark13b.model.native_training import NativeSums, choose_training
 from spark13b.model.transformer import Setup, SparkModel
+from spark13b.native.failures import operator_failures
 from spark13b.progress import SILENT, Progress
 from spark13b.train.job import Evaluation
 from spark13b.train.rows import RowSource, check_rows
@@ -66,7 +67,7 @@ class Evaluator:
     def run(self, wanted_to_stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
         """Read all rows once, in the file's order; None when a stop was wanted before the end.
 
-        Raises InputError when no target counts.
+        Raises InputError when no target counts, JobError when the native library fails.
         """
         batches = -(-self.rows // self.together)
         numbers = np.arange(batches * self.together).reshape(batches, self.together)
@@ -80,8 +81,10 @@ class Evaluator:
                     return None
                 mask = np.where(filling[self.part, None], 0, align(rows.mask, self.alignment))
                 batch = (rows.ids[:, :-1], rows.ids[:, 1:], mask.astype(np.float32))
-                sums = self.sums(*(Tensor(np.ascontiguousarray(array)) for array in batch))
-                total += self.total(np.array([float(value.asnumpy()) for value in sums]))
+                with operator_failures():
+                    sums = self.sums(*(Tensor(np.ascontiguousarray(array)) for array in batch))
+                    own = np.array([float(value.asnumpy()) for value in sums])
+                total += self.total(own)
                 meter.advance(int((~filling).sum()))
         loss, right, tokens = total
         if not tokens:

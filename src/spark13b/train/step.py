@@ -17,6 +17,7 @@ from spark13b.model.loss import TINY, TotalLoss
 from spark13b.model.mesh import Mesh
 from spark13b.model.native_training import NativeGradients, choose_training
 from spark13b.model.transformer import Setup
+from spark13b.native.failures import operator_failures
 from spark13b.native.library import Library
 from spark13b.train.gradients import GlobalNorm, Reduce
 from spark13b.train.native_update import NativeUpdate, can_update
@@ -63,25 +64,27 @@ class Step:
     ) -> tuple[float, float]:
         """ids (R, T+1), mask (R, T) by target: this process's R rows -> loss and gradient norm of the batch.
 
-        `rate`, `decay`: see `optimizer.corrected`; `scale`: the loss scale, 1 for none; `step` counts from 0.
+        `rate`, `decay`: see `optimizer.corrected`; `scale`: the loss scale, 1 for none; `step` counts from 0. Raises
+        JobError when the native library fails.
         """
         rows, tokens = ids.shape[0] // self.accumulation, ids.shape[1] - 1
         count = _number(mask.sum(dtype=np.float64))
         numbers = [_number(value) for value in (rate, decay, scale)]
         loss = norm = 0.0
-        for part in range(self.accumulation):
-            own = slice(part * rows, (part + 1) * rows)
-            first = self.mesh.data.index * ids.shape[0] + part * rows
-            batch = (ids[own, :-1], ids[own, 1:], mask[own], dropout_key(self.seed, step, first, tokens))
-            tensors = [Tensor(np.ascontiguousarray(array)) for array in batch]
-            if self.accumulation == 1:
-                loss, norm = (float(value.asnumpy()) for value in self.whole(*tensors, count, *numbers))
-            else:
-                loss += float(self.part(*tensors, count, numbers[2], _number(part > 0)).asnumpy())
-        if self.accumulation > 1:
-            norm = float(self.end(*numbers).asnumpy())
-            if not np.isfinite(norm):
-                self.part.clear()
+        with operator_failures():
+            for part in range(self.accumulation):
+                own = slice(part * rows, (part + 1) * rows)
+                first = self.mesh.data.index * ids.shape[0] + part * rows
+                batch = (ids[own, :-1], ids[own, 1:], mask[own], dropout_key(self.seed, step, first, tokens))
+                tensors = [Tensor(np.ascontiguousarray(array)) for array in batch]
+                if self.accumulation == 1:
+                    loss, norm = (float(value.asnumpy()) for value in self.whole(*tensors, count, *numbers))
+                else:
+                    loss += float(self.part(*tensors, count, numbers[2], _number(part > 0)).asnumpy())
+            if self.accumulation > 1:
+                norm = float(self.end(*numbers).asnumpy())
+                if not np.isfinite(norm):
+                    self.part.clear()
         return loss, norm
 
 
