@@ -381,3 +381,15 @@ def test_what_is_out_of_range_is_refused(native_library: Library) -> None:
     batch = Batch()
     batch.ids[0, 0] = 37
     assert call(native_library, "spark_loss", batch.inputs(0), [np.empty(2, np.float32)]) == 1
+
+
+def test_what_is_no_number_stays_none_when_it_is_rounded(native_library: Library) -> None:
+    """All bits of its fraction are set: rounded as numbers are, it would become -0."""
+    if native_library.multiplier("bfloat16") is None:
+        pytest.skip("there is neither AMX nor a oneDNN")
+    for level in range(native_library.best + 1):
+        batch, sums = Batch(), np.zeros(2, np.float32)
+        name = next(name for name in batch.weights if name.endswith(".weight"))
+        batch.weights[name].view(np.uint32)[0, 0] = 0x7FFFFFFF
+        assert call(native_library, "spark_loss", batch.inputs(level, 1, BFLOAT16), [sums]) == 0
+        assert np.isnan(sums[0]), level

@@ -90,13 +90,12 @@ KERNEL static void row(const Matrix& w, int64_t which, int64_t in, float* out) {
     }
 }
 
-// gate = gelu(gate) * value, with GELU's tanh form written by the sigmoid: z / (1 + e^(-2u)).
+// gate = gelu(gate) * value
 KERNEL static void gated_gelu(float* gate, const float* value, int64_t count) {
-    const float scale = 1.5957691216057308f;  // 2 sqrt(2 / pi)
     for (int64_t i = 0; i < count; i += LANES) {
         const int64_t left = count - i;
         const Vector z = take(gate + i, left), u = take(value + i, left);
-        put(gate + i, z / (1.0f + exp_of(-z * (scale + (0.044715f * scale) * (z * z)))) * u, left);
+        put(gate + i, z * sigmoid_of_gelu(z) * u, left);
     }
 }
 

@@ -35,6 +35,8 @@ _FUNCTIONS: dict[str, tuple[list[type], type]] = {
         _SMALL,
     ),
     "spark_multiply": ([*[_POINTER] * 5, _SMALL, _SMALL], _SMALL),
+    "spark_packed_bytes": ([], _NUMBER),
+    "spark_logits_at_once": ([], _NUMBER),
     "spark_training_bytes": ([_POINTER], _NUMBER),
 }
 

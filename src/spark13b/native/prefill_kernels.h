@@ -1,16 +1,17 @@
 // What prefill.cpp computes itself between products, for each set of instructions: see each_level.h.
 
 KERNEL static void narrow(const float* from, int64_t count, uint16_t* to) {
-    for (int64_t i = 0; i < count; ++i) to[i] = narrowed(from[i]);
+    for (int64_t i = 0; i < count; i += LANES) put(to + i, take(from + i, count - i), count - i);
 }
 
 KERNEL static void widen(const uint16_t* from, int64_t count, float* to) {
-    for (int64_t i = 0; i < count; ++i) to[i] = widened(from[i]);
+    for (int64_t i = 0; i < count; i += LANES) put(to + i, take(from + i, count - i), count - i);
 }
 
 // Rounded to bfloat16, in place.
 KERNEL static void round(float* row, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) row[i] = widened(narrowed(row[i]));
+    for (int64_t i = 0; i < count; i += LANES)
+        put(row + i, (Vector)(narrowed_lanes(take(row + i, count - i)) << 16), count - i);
 }
 
 // Rotate one head's row in place: (x, y) halves with cos and sin (size), the first half of sin negative.

@@ -143,6 +143,8 @@ extern "C" {
 
 EXPORTED int spark_open_onednn(const char* path) { return open_onednn(path); }
 
+EXPORTED int64_t spark_packed_bytes() { return kPacked; }
+
 // One product, for tests and measurements. `numbers`: rows, columns, depth; type, row and column of A, B and C; bias or
 // not, adds or not. -> 0, 1 when nobody can compute it, 2 when that fails, 3 when there is no memory.
 EXPORTED int spark_multiply(const int64_t* numbers, const void* a, const void* b, const float* bias, void* c,

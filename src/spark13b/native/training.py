@@ -22,3 +22,13 @@ def training_bytes(library: Library, numbers: Sequence[int]) -> int:
     if (found := library.calls.spark_training_bytes(given.ctypes.data)) < 0:
         raise ValueError(f"there is no step of training of {list(numbers)}")
     return int(found)
+
+
+def packed_bytes(library: Library) -> int:
+    """Bytes of packed rows that are in memory at once, at most, but always those of one part of a product."""
+    return int(library.calls.spark_packed_bytes())
+
+
+def logits_at_once(library: Library) -> int:
+    """Logits that are in memory at once, at most, but always those of one token."""
+    return int(library.calls.spark_logits_at_once())

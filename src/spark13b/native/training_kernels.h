@@ -1,24 +1,6 @@
 // What a training step computes row by row between its products, for each set of instructions: see each_level.h. A
 // `Number` is float or, in its upper half, bfloat16; everything is computed in float32.
 
-typedef uint16_t Narrow __attribute__((vector_size(LANES * 2)));
-
-// Rounded to the nearest, ties to even.
-KERNEL static inline void put(uint16_t* to, Vector v, int64_t left) {
-    Integers bits;
-    std::memcpy(&bits, &v, sizeof bits);
-    bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    const Narrow half = __builtin_convertvector(bits, Narrow);
-    std::memcpy(to, &half, std::min<int64_t>(left, LANES) * sizeof(uint16_t));
-}
-
-// GELU's tanh form by the sigmoid, z s(z (a + b z^2)), and its slope.
-constexpr float kGelu = 1.5957691216057308f, kGeluCube = 0.044715f * kGelu;  // 2 sqrt(2 / pi)
-
-KERNEL static inline Vector sigmoid_of_gelu(Vector z) {
-    return 1.0f / (1.0f + exp_of(-z * (kGelu + kGeluCube * (z * z))));
-}
-
 template <class From, class Number>
 KERNEL static void convert(const From* from, int64_t count, float factor, Number* to) {
     for (int64_t i = 0; i < count; i += LANES) put(to + i, take(from + i, count - i) * factor, count - i);

@@ -129,6 +129,8 @@ const void* TrainingMemory::copied(Arena& arena, const void* from, int32_t from_
 
 extern "C" {
 
+EXPORTED int64_t spark_logits_at_once() { return kLogits; }
+
 // What a step holds that computes gradients. `numbers`: those of TrainingShape in its order, but window and epsilon; then
 // the rank of adapters, and a number whose bits are the linear layers that have one. -> bytes, -1 for such a shape there is
 // no step.

@@ -110,6 +110,26 @@ KERNEL static inline void put(float* to, Vector v, int64_t left) {
         std::memcpy(to, &v, left * sizeof(float));
 }
 
+// bfloat16 in the lower half of each lane: `narrowed` of bfloat16.h.
+KERNEL static inline Integers narrowed_lanes(Vector v) {
+    const Integers bits = (Integers)v, nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return v == v ? nearest : (bits >> 16 | 0x40);
+}
+
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+
+KERNEL static inline void put(uint16_t* to, Vector v, int64_t left) {
+    const Halves halves = __builtin_convertvector(narrowed_lanes(v), Halves);
+    std::memcpy(to, &halves, std::min<int64_t>(left, LANES) * sizeof(uint16_t));
+}
+
+// GELU's tanh form is z times this sigmoid, 1 / (1 + e^-z(a + b z^2)).
+constexpr float kGelu = 1.5957691216057308f, kGeluCube = 0.044715f * kGelu;  // 2 sqrt(2 / pi)
+
+KERNEL static inline Vector sigmoid_of_gelu(Vector z) {
+    return 1.0f / (1.0f + exp_of(-z * (kGelu + kGeluCube * (z * z))));
+}
+
 // mean and 1 / sqrt(variance + epsilon) of a row.
 KERNEL static inline void statistics(const float* x, int64_t width, float epsilon, float& mean, float& scale) {
     Vector sums = {};

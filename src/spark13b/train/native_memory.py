@@ -8,7 +8,7 @@ from __future__ import annotations
 from spark13b.config.preset import Preset
 from spark13b.model.native_choice import TYPES, adapted_bits, choose_native
 from spark13b.native.library import Library, thread_count
-from spark13b.native.training import training_bytes
+from spark13b.native.training import logits_at_once, packed_bytes, training_bytes
 
 # Python, MindSpore and its graph of a step in which one operator computes all layers; measured, as those that follow.
 _PROCESS = 500 * 2**20
@@ -17,8 +17,6 @@ _LAYER = 3 * 2**20
 # processes share the rows: so much times P, and times P squared.
 _SUMS = 1690 * 2**10, 10 * 2**10
 _UPDATES = 7 * 2**20, 26 * 2**10
-_LOGITS = 16 * 2**20  # numbers that are in memory at once, kLogits of native/training_memory.cpp
-_PACKED = 48 * 2**20  # of one product's left side at once, kPacked of native/products.cpp
 
 
 def native_trainer(preset: Preset) -> tuple[Library | None, str]:
@@ -62,9 +60,9 @@ def _packed(library: Library, preset: Preset, rows: int) -> int:
         return 0
     number = 2 if model.compute_type == "bfloat16" else 6  # float32 in three parts
     logits, wide, narrow = (
-        min(_PACKED, number * numbers)
+        min(packed_bytes(library), number * numbers)
         for numbers in (
-            min(_LOGITS, rows * model.vocab_size),
+            min(logits_at_once(library), rows * model.vocab_size),
             rows * model.ffn_hidden_size // 2,
             rows * model.hidden_size,
         )
