@@ -13,14 +13,9 @@ from typing import Any
 import pytest
 
 from spark13b.config import Preset, load_preset
-from spark13b.train.memory import (
-    answering_memory,
-    attention_backend,
-    kept_between_layers,
-    part_of,
-    stored_parameters,
-    training_memory,
-)
+from spark13b.train.answering_memory import answering_memory
+from spark13b.train.memory import kept_between_layers, training_memory
+from spark13b.train.parts import attention_backend, part_of, stored_parameters
 
 MEASURE = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 LAYER = 4 * (5120 * 5120 + 5120) + 2 * (14336 * 5120 + 14336) + (5120 * 14336 + 5120) + 4 * 5120

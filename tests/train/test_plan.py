@@ -9,8 +9,8 @@ import pytest
 
 from spark13b.config import Preset, load_preset, preset_names
 from spark13b.errors import InputError
+from spark13b.train.answering_memory import answering_memory
 from spark13b.train.communication import Collectives
-from spark13b.train.memory import answering_memory
 from spark13b.train.plan import make_plan, plan_answering, seats_that_fit
 
 WIDER = {"parallel.model_parallel": "8", "machine.devices": "16"}

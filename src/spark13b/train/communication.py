@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spark13b.config.preset import Preset
-from spark13b.train.memory import BYTES, Part, Stored, part_of, stored_parameters
+from spark13b.train.parts import BYTES, Part, Stored, part_of, stored_parameters
 
 Kind = Literal["AllReduce", "AllGather", "ReduceScatter"]
 Among = Literal["model", "data"]  # the group: devices that share a copy of the model, or that see different rows

@@ -12,10 +12,11 @@ from spark13b.config.preset import Preset
 from spark13b.errors import InputError
 from spark13b.model.names import adapter_shapes, expected_shapes
 from spark13b.model.native_choice import choose_answering
+from spark13b.train.answering_memory import answering_memory
 from spark13b.train.communication import Collectives, prefill_collectives, step_collectives
 from spark13b.train.fitting import check_fits, gib
 from spark13b.train.length import rows_a_step, run_steps
-from spark13b.train.memory import Memory, answering_memory, training_memory
+from spark13b.train.memory import Memory, training_memory
 from spark13b.train.native_memory import native_trainer
 
 GIB = 2**30
