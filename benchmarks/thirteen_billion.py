@@ -1,12 +1,13 @@
-"""The whole 13B model with int4 weights on this machine: start, memory, prompt and answer, beside the memory's rate.
+"""The whole 13B model in int4 or int8 on this machine: start, memory, prompt and answer, beside the memory's rate.
 
-    python benchmarks/thirteen_billion.py [--rounds 3] [--folder DIR] [--preset cpu-13b-int4-infer] [--quick]
+    python benchmarks/thirteen_billion.py [--bits 4|8] [--rounds 3] [--folder DIR] [--preset NAME] [--quick]
 
-Writes random weights of the preset's shape, as 'spark13b ckpt quantize' stores them (7.2 GB), into a file that is
-deleted at the end, and answers from it in two processes, one after the other: the first finds nothing in the page
-cache. Each tells how long it takes to have the model ready, reads a prompt of 512 tokens, and decodes 16 tokens after
-it, in rounds; between them it measures the rate at which two threads read 1 GB. A token needs all weights once: that is
-the bound. Resident memory is the largest of the process, the file's mapped pages among it.
+Writes random weights of the preset's shape (cpu-13b-int4-infer or cpu-13b-int8-infer), as 'spark13b ckpt quantize'
+stores them (7.2 or 13.9 GB), into a file that is deleted at the end, and answers from it in two processes, one after
+the other: the first finds nothing in the page cache. Each tells how long it takes to have the model ready, reads a
+prompt of 512 tokens, and decodes 16 tokens after it, in rounds; between them it measures the rate at which two threads
+read 1 GB. A token needs all weights once: that is the bound. Resident memory is the largest of the process, the file's
+mapped pages among it.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from sides import THREADS
 
 PROMPT, NEW = 512, 16
 GIGABYTE = 1 << 30
-PRESET = "cpu-13b-int4-infer"
 
 
-def random_weights(preset: str, path: Path, assignments: list[str]) -> int:
+def random_weights(preset: str, bits: Literal[4, 8], path: Path, assignments: list[str]) -> int:
     """A checkpoint as `ckpt quantize` writes it -> its bytes."""
     from spark13b.ckpt import write_checkpoint
     from spark13b.ckpt.dtypes import BFLOAT16
@@ -44,12 +45,15 @@ def random_weights(preset: str, path: Path, assignments: list[str]) -> int:
     model = load_preset(preset, assignments=assignments).model
     choices: dict[str, Choice] = {}
     for name, shape in expected_shapes(model).items():
-        if len(shape) == 2:
-            choices[name] = Choice(bits=8 if is_embedding(name) else 4, group=64)
+        if len(shape) == 2 and not (is_embedding(name) and bits == 8):  # then it stays bfloat16
+            choices[name] = Choice(bits=8 if is_embedding(name) else bits, group=64)
     rng = np.random.default_rng(0)
 
     def tensors() -> Iterator[tuple[str, np.ndarray]]:
         for name, shape in expected_shapes(model).items():
+            if is_embedding(name) and name not in choices:
+                yield name, (rng.standard_normal(shape, np.float32) * np.float32(0.02)).astype(BFLOAT16)
+                continue
             if name not in choices:
                 yield name, (np.ones if name.endswith("gamma") else np.zeros)(shape, np.float32)
                 continue
@@ -107,25 +111,29 @@ def answer(preset: str, weights: Path, rounds: int, assignments: list[str]) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where there are 8 GB [default: the system's temporary folder]")
-    parser.add_argument("--preset", default=PRESET)
+    parser.add_argument("--bits", type=int, choices=(4, 8), default=4)
+    parser.add_argument(
+        "--folder", type=Path, help="where there are 8 or 14 GB [default: the system's temporary folder]"
+    )
+    parser.add_argument("--preset", help="[default: that of the bits]")
     parser.add_argument("--quick", action="store_true", help="two layers, to see that the script runs")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     assignments = ["model.num_layers=2"] if arguments.quick else []
+    preset = arguments.preset or f"cpu-13b-int{arguments.bits}-infer"
     if arguments.work:
-        print(json.dumps(answer(arguments.preset, arguments.work, arguments.rounds, assignments)))
+        print(json.dumps(answer(preset, arguments.work, arguments.rounds, assignments)))
         return
     folder = Path(tempfile.mkdtemp(dir=arguments.folder))
     try:
         weights = folder / "model.safetensors"
-        nbytes = random_weights(arguments.preset, weights, assignments)
+        nbytes = random_weights(preset, arguments.bits, weights, assignments)
         descriptor = os.open(weights, os.O_RDONLY)
         os.fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
         command = [sys.executable, __file__, "--work", str(weights), "--rounds", str(arguments.rounds)]
-        command += ["--preset", arguments.preset, *(["--quick"] if arguments.quick else [])]
+        command += ["--preset", preset, *(["--quick"] if arguments.quick else [])]
         runs = [
             json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout) for _ in range(2)
         ]

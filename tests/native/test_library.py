@@ -19,6 +19,7 @@ from spark13b.native import library as library_module
 from spark13b.native.arrays import addresses_of
 from spark13b.native.build import BuildError, build, find_compiler, library_name
 from spark13b.native.decoding import decode_step
+from spark13b.native.library import LEVELS as SETS
 from spark13b.native.library import Library, find_library, thread_count
 from spark13b.native.matrix import BFLOAT16, Matrix
 from spark13b.native.packing import LEVELS, dequantize, quantize
@@ -235,6 +236,30 @@ def test_a_text_has_the_same_bits_alone_in_company_and_with_two_threads_whatever
         together = grown(texts, ids, **instructions, threads=2)
         for count in range(1, 9):
             np.testing.assert_array_equal(grown(texts, ids[:count], **instructions), together[:count])
+
+
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_whole_numbers_have_the_same_bits_by_vectors_and_by_amx_in_any_company(
+    native_library: Library, bits: int, group: int
+) -> None:
+    if not native_library.vnni:
+        pytest.skip("this processor has no VNNI")
+    rng = np.random.default_rng(bits)
+    for outputs, groups in ((16, 1), (75, 5), (160, 4)):  # whole strips, and a last one of 11 rows
+        matrix = as_stored(rng.standard_normal((outputs, groups * group)), f"int{bits}-{group}")
+        x = rng.standard_normal((41, groups * group)).astype(np.float32)
+        bias, before = (rng.standard_normal(shape).astype(np.float32) for shape in (outputs, (41, outputs)))
+        alone = before.copy()
+        for row in range(41):
+            decode_product(
+                native_library, matrix, x[row : row + 1], alone[row : row + 1], threads=1, bias=bias, adds=True
+            )
+        for level in range(SETS.index("AVX-512"), native_library.best + 1):
+            for rows in (2, 3, 4, 7, 8, 9, 12, 13, 16, 17, 19, 33, 41):
+                out = before[:rows].copy()
+                decode_product(native_library, matrix, x[:rows], out, threads=2, bias=bias, adds=True, level=level)
+                np.testing.assert_array_equal(out, alone[:rows])
 
 
 @pytest.mark.parametrize("hidden", [96, 192])  # one piece of work for a product, and several

@@ -98,6 +98,24 @@ def test_products_of_bfloat16_are_off_by_its_rounding(stored: str, native_librar
     np.testing.assert_allclose(exact, expected, atol=1e-4)  # bfloat16 weights are exact in float32 products
 
 
+@pytest.mark.parametrize("stored", ["int8-64", "int4-32"])
+def test_prompts_of_any_length_are_multiplied_by_whole_numbers(stored: str, native_library: Library) -> None:
+    if not native_library.vnni:
+        pytest.skip("this processor has no VNNI")
+    shape = {"hidden_size": 256, "num_heads": 4, "ffn_hidden_size": 768, "seq_length": 300, "sparse_local_size": 300}
+    texts = Texts(native_library, 1, stored=stored, vocab_size=301, **shape)
+    ids = random_ids(1, 200)
+    expected = texts.twin.logits(ids)[0]
+    parts = [1, 2, 3, 8, 9, 17, 60, 100]
+    for level in range(LEVELS.index("AVX-512"), native_library.best + 1):
+        found = read(texts, ids[0], parts, level=level)
+        np.testing.assert_allclose(found, expected, atol=1e-2)  # inputs have 16 bits, as of a decode step
+        np.testing.assert_array_equal(read(texts, ids[0], parts, level=level, threads=2), found)
+        by_float = read(texts, ids[0], parts, level=level, vnni=False)
+        np.testing.assert_allclose(by_float, expected, atol=1e-3)
+        assert not np.array_equal(by_float, found)
+
+
 def test_rings_of_bfloat16_round_keys_and_values_alone_whatever_the_parts(native_library: Library) -> None:
     """Measured: 2 % of the largest logit, of random weights."""
     texts = Texts(native_library, 1, halves=True, seq_length=140, sparse_local_size=50)

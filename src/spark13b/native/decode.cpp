@@ -8,12 +8,12 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <initializer_list>
 #include <new>
 #include <optional>
 #include <vector>
 
 #include "arithmetic.h"
+#include "row_products.h"
 #include "levels.h"
 #include "model.h"
 #include "pool.h"
@@ -21,67 +21,7 @@
 
 namespace {
 
-// One product and its pieces of work: outputs whose weights are 128 KB, which a core reads in about 10 us, in whole strips.
-struct Product {
-    const Matrix& w;
-    const float* bias;
-    int64_t outputs, inputs, size, count;
-
-    Product(const Matrix& w, const float* bias, int64_t outputs, int64_t inputs)
-        : w(w),
-          bias(bias),
-          outputs(outputs),
-          inputs(inputs),
-          size((std::max((int64_t{1} << 20) / (inputs * bits_of(w.type)), outputs >> 19) / kStrip + 1) * kStrip),
-          count((outputs + size - 1) / size) {}
-
-    int64_t begin(int64_t piece) const { return piece * size; }
-    int64_t end(int64_t piece) const { return std::min(outputs, (piece + 1) * size); }
-};
-
-// Rows that products of the same step read: as they are and, where `wanted`, rounded for each group that their weights have.
-class Inputs {
-  public:
-    Inputs(const Arithmetic& run, int64_t texts, int64_t most, bool wanted) : run_(run), texts_(texts), wanted_(wanted) {
-        if (wanted) memory_.resize(kKinds * (room_ = texts * rounded_size(most, kLeast) / sizeof(float)));
-    }
-
-    // From here on: x (texts, in), of products with the matrices `of`.
-    void take(const float* x, int64_t in, std::initializer_list<const Matrix*> of) {
-        x_ = x;
-        in_ = in;
-        for (const float*& rounded : rounded_) rounded = nullptr;
-        for (const Matrix* w : of) {
-            if (!wanted_ || w->group == 0 || rounded_[kind(*w)]) continue;
-            float* room = memory_.data() + kind(*w) * room_;
-            run_.round_rows(x, texts_, in, w->group, reinterpret_cast<int8_t*>(room));
-            rounded_[kind(*w)] = room;
-        }
-    }
-
-    // The outputs `begin` to `end` of a product with one of them.
-    void multiply(const Product& of, bool adds, float* y, int64_t begin, int64_t end) const {
-        if (wanted_ && of.w.group != 0)
-            run_.linear_of_rounded(of.w, of.bias, reinterpret_cast<const int8_t*>(rounded_[kind(of.w)]), texts_, in_, adds,
-                                   y, of.outputs, begin, end);
-        else
-            run_.linear(of.w, of.bias, x_, texts_, in_, adds, y, of.outputs, begin, end);
-    }
-
-  private:
-    static constexpr int kKinds = 3, kLeast = 32;  // groups are 32, 64 and 128
-
-    static int kind(const Matrix& w) { return w.group / 64; }
-
-    const Arithmetic& run_;
-    const int64_t texts_;
-    const bool wanted_;
-    int64_t room_ = 0;
-    std::vector<float> memory_;
-    const float* rounded_[kKinds] = {};
-    const float* x_ = nullptr;
-    int64_t in_ = 0;
-};
+using row_products::Product;
 
 // Rotate one head's row in place, (x, y) halves by cos and sin (size), the first half of sin negative; and scale it.
 void turn(float* row, const float* cos, const float* sin, int64_t size, float scale) {
@@ -116,12 +56,9 @@ EXPORTED int spark_decode_product(const Matrix* w, const float* bias, const floa
     if (texts < 1 || threads < 1 || level > best_level()) return 1;
     try {
         Pool::Turn pool(Pool::of_process(), threads);
-        Inputs inputs(arithmetic(level), texts, in, vnni && level >= 2 && has_vnni());
-        const Product product(*w, bias, w->outputs, in);
-        inputs.take(x, in, {w});
-        pool.share(product.count, [&](int64_t piece, int) {
-            inputs.multiply(product, adds != 0, y, product.begin(piece), product.end(piece));
-        });
+        row_products::Inputs inputs(pool, level, vnni != 0, texts, in);
+        inputs.take(x, texts, in, {w});
+        row_products::multiply(pool, inputs, {*w, bias, texts, in}, adds != 0, y);
         return 0;
     } catch (const std::bad_alloc&) {
         return 2;
@@ -149,9 +86,9 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
     Pool::Turn pool(Pool::of_process(), threads);
     std::vector<float> memory, all_scores;
     const int64_t room = slots + 16;  // of a thread's scores; vectors of up to 16 reach beyond the last slot
-    std::optional<Inputs> inputs;
+    std::optional<row_products::Inputs> inputs;
     try {
-        inputs.emplace(run, texts, std::max(hidden, mlp), vnni && level >= 2 && has_vnni());
+        inputs.emplace(pool, level, vnni != 0, texts, std::max(hidden, mlp));
         memory.resize(texts * (6 * hidden + 2 * mlp));
         all_scores.resize(pool.workers() * room);
     } catch (const std::bad_alloc&) {
@@ -163,14 +100,13 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
     float *gate = attended + 4 * texts * hidden, *up = gate + texts * mlp;
 
     const auto norm = [&](const float* gamma, const float* beta) {
-        for (int64_t t = 0; t < texts; ++t)
+        row_products::each(pool, texts, [&](int64_t t, int) {
             run.layer_norm(x + t * hidden, gamma, beta, hidden, shape->epsilon, h + t * hidden);
-    };
-    const auto share = [&](const Product& of, const float* from, bool adds, float* to) {
-        inputs->take(from, of.inputs, {&of.w});
-        pool.share(of.count, [&](int64_t piece, int) {
-            inputs->multiply(of, adds, to, of.begin(piece), of.end(piece));
         });
+    };
+    const auto multiply = [&](const Matrix& w, const float* bias, const float* from, int64_t in, bool adds, float* to) {
+        inputs->take(from, texts, in, {&w});
+        row_products::multiply(pool, *inputs, {w, bias, texts, in}, adds, to);
     };
 
     for (int64_t t = 0; t < texts; ++t) run.row(weights.embedding(), ids[t], hidden, x + t * hidden);
@@ -178,10 +114,10 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
         const auto& [matrix, vector] = weights.layer(number);
 
         norm(vector.norm_gamma, vector.norm_beta);
-        const Product products[3] = {{matrix.q, vector.q_bias, hidden, hidden},
-                                     {matrix.k, vector.k_bias, hidden, hidden},
-                                     {matrix.v, vector.v_bias, hidden, hidden}};
-        inputs->take(h, hidden, {&matrix.q, &matrix.k, &matrix.v});
+        const Product products[3] = {{matrix.q, vector.q_bias, texts, hidden},
+                                     {matrix.k, vector.k_bias, texts, hidden},
+                                     {matrix.v, vector.v_bias, texts, hidden}};
+        inputs->take(h, texts, hidden, {&matrix.q, &matrix.k, &matrix.v});
         const int64_t until_k = products[0].count, until_v = until_k + products[1].count;
         pool.share(until_v + products[2].count, [&](int64_t piece, int) {
             const int which = (piece >= until_k) + (piece >= until_v);
@@ -201,11 +137,12 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
             run.attend(q, keys.rows(), values.rows(), ring_type, std::min(position + 1, slots), size,
                        all_scores.data() + worker * room, attended + unit * size);
         });
-        share({matrix.out, vector.out_bias, hidden, hidden}, attended, true, x);
+        multiply(matrix.out, vector.out_bias, attended, hidden, true, x);
 
         norm(vector.mlp_norm_gamma, vector.mlp_norm_beta);
-        const Product gates(matrix.gate, vector.gate_bias, mlp, hidden), values(matrix.up, vector.up_bias, mlp, hidden);
-        inputs->take(h, hidden, {&matrix.gate, &matrix.up});
+        const Product gates(matrix.gate, vector.gate_bias, texts, hidden);
+        const Product values(matrix.up, vector.up_bias, texts, hidden);
+        inputs->take(h, texts, hidden, {&matrix.gate, &matrix.up});
         pool.share(gates.count, [&](int64_t piece, int) {
             const int64_t begin = gates.begin(piece), end = gates.end(piece);
             inputs->multiply(gates, false, gate, begin, end);
@@ -213,11 +150,11 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
             for (int64_t t = 0; t < texts; ++t)
                 run.gated_gelu(gate + t * mlp + begin, up + t * mlp + begin, end - begin);
         });
-        share({matrix.down, vector.down_bias, hidden, mlp}, gate, true, x);
+        multiply(matrix.down, vector.down_bias, gate, mlp, true, x);
     }
     const float* const* last_norm = weights.last_norm(shape->layers);
     norm(last_norm[0], last_norm[1]);
-    share({weights.embedding(), nullptr, vocabulary, hidden}, h, false, logits);
+    multiply(weights.embedding(), nullptr, h, hidden, false, logits);
     return 0;
 }
 

@@ -76,12 +76,14 @@ def prefill(
     rounds: bool = False,
     halves: bool = False,
     level: int | None = None,
+    vnni: bool = True,
 ) -> np.ndarray:
     """Read `ids` (T,) int32 at positions `start` on -> logits (wanted, V) float32 of the last `wanted` of them.
 
     `rings` (layers, 2): where the text's keys and values lie, as of `decode_step`, which hold what is before
     `start` and get what is read. A token sees `window` of them, itself among these. With `rounds` products are of
-    bfloat16, with float32 sums. Raises ValueError for numbers out of range, JobError when memory ends.
+    bfloat16, with float32 sums. `vnni`: as of `decode_step`; products of whole numbers are not of bfloat16. Raises
+    ValueError for numbers out of range, JobError when memory ends.
     """
     level = library.level if level is None else level
     check_array(ids, (len(ids),), np.int32, "ids")
@@ -110,6 +112,7 @@ def prefill(
         rounds,
         threads,
         level,
+        vnni,
     )
     if status == 2:
         raise JobError("out of memory while a prompt was read", fix="read it in smaller parts")

@@ -57,6 +57,9 @@ KERNEL static inline void for_texts(const Matrix& w, int64_t texts, int64_t in, 
 #include "strips.h"
 #if LEVEL >= 2
 #include "vnni.h"
+#ifdef SPARK13B_TILES
+#include "byte_tiles.h"
+#endif
 #endif
 
 template <class Stored>
@@ -155,8 +158,10 @@ KERNEL static void layer_norm(const float* x, const float* gamma, const float* b
     for (int64_t i = 0; i < size; ++i) out[i] = (x[i] - mean) * factor * gamma[i] + beta[i];
 }
 
-#if LEVEL >= 2
-static const Kernels kernels = {linear, row, gated_gelu, attend, layer_norm, round_rows, linear_of_rounded};
+#if LEVEL >= 2 && defined(SPARK13B_TILES)
+static const Kernels kernels = {linear, row, gated_gelu, attend, layer_norm, round_row, linear_of_rounded, linear_by_tiles};
+#elif LEVEL >= 2
+static const Kernels kernels = {linear, row, gated_gelu, attend, layer_norm, round_row, linear_of_rounded, nullptr};
 #else
-static const Kernels kernels = {linear, row, gated_gelu, attend, layer_norm, nullptr, nullptr};
+static const Kernels kernels = {linear, row, gated_gelu, attend, layer_norm, nullptr, nullptr, nullptr};
 #endif

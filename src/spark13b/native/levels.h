@@ -65,3 +65,14 @@ inline bool has_vnni() {
     return false;
 #endif
 }
+
+// Whether a processor with tiles of bfloat16 has tiles of bytes, too.
+inline bool has_byte_tiles() {
+#ifdef SPARK13B_TILES
+    unsigned a, b, c, d;
+    static const bool found = best_level() >= kTileLevel && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 25 & 1);
+    return found;
+#else
+    return false;
+#endif
+}

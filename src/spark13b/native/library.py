@@ -31,7 +31,7 @@ _FUNCTIONS: dict[str, tuple[list[type], type]] = {
     ),
     "spark_decode_product": ([*[_POINTER] * 3, _NUMBER, _NUMBER, _SMALL, _POINTER, *[_SMALL] * 3], _SMALL),
     "spark_prefill": (
-        [*[_POINTER] * 5, *[_NUMBER] * 4, *[_POINTER] * 2, _SMALL, _NUMBER, _POINTER, *[_SMALL] * 3],
+        [*[_POINTER] * 5, *[_NUMBER] * 4, *[_POINTER] * 2, _SMALL, _NUMBER, _POINTER, *[_SMALL] * 4],
         _SMALL,
     ),
     "spark_multiply": ([*[_POINTER] * 5, _SMALL, _SMALL], _SMALL),

@@ -1,8 +1,9 @@
 // A part of one text through all layers: its keys and values go to the text's rings, and logits come out.
 //
-// The formulas are those of decode.cpp, for many rows at once: products by products.h (of weights that are no floats, each
-// piece is unpacked first), attention by attention.h. Between products everything is float32; with kBfloat16 the two sides
-// of a product are rounded to bfloat16, and its sums are float32.
+// The formulas are those of decode.cpp, for many rows at once: attention by attention.h; products of int8 and int4 weights by
+// whole numbers with VNNI, as a decode step's (row_products.h), else by products.h (of weights that are no floats, each piece is
+// unpacked first). Between products everything is float32; with kBfloat16 the two sides of products.h's are rounded to
+// bfloat16, and its sums are float32.
 
 #include <algorithm>
 #include <cstdint>
@@ -18,6 +19,7 @@
 #include "pool.h"
 #include "products.h"
 #include "ring.h"
+#include "row_products.h"
 
 namespace {
 
@@ -35,8 +37,11 @@ struct Kernels {
 
 namespace {
 
-// So few rows go through the products of a decode step, which reads the weights once for them, and has nothing to prepare.
+// So few rows go through the products of a decode step whatever the type, which read the weights once and have nothing to prepare.
 constexpr int64_t kFew = 8;
+
+// From so many rows on AMX multiplies by unpacked weights faster in bfloat16 than by whole numbers.
+constexpr int64_t kManyForTiles = 128;
 
 // Rows that products take, so that lengths of a few sizes only need kernels of their own; the rows more are zeros.
 int64_t padded(int64_t count) {
@@ -46,16 +51,19 @@ int64_t padded(int64_t count) {
 
 class Prefill {
   public:
-    Prefill(Pool::Turn& pool, const SparkShape& shape, const Parameters& weights, int level, bool rounds, int64_t count)
+    Prefill(Pool::Turn& pool, const SparkShape& shape, const Parameters& weights, int level, bool vnni, bool rounds,
+            int64_t count)
         : pool_(pool),
           shape_(shape),
           weights_(weights),
           run_(arithmetic(level)),
           own_(kernels_of(level)),
           level_(level),
+          whole_(row_products::by_whole_numbers(level, vnni)),
           count_(count),
           rows_(count <= kFew ? count : padded(count)),
-          type_(rounds && count > kFew ? kBfloat16 : kFloat32) {
+          type_(rounds && count > kFew ? kBfloat16 : kFloat32),
+          inputs_(pool, level, vnni, count, std::max(shape.hidden, shape.mlp)) {
         const int64_t hidden = shape.hidden, mlp = shape.mlp;
         if (!plan(hidden, hidden, false, true)) type_ = kFloat32;  // nobody multiplies bfloat16
         x_.resize(rows_ * hidden);
@@ -65,7 +73,6 @@ class Prefill {
         h_.resize(rows_ * hidden);
         gate_.resize(rows_ * mlp);
         up_.resize(rows_ * mlp);
-        if (type_ == kBfloat16) narrow_.resize(rows_ * std::max(hidden, mlp));
         panels_.resize(pool.workers());
     }
 
@@ -86,11 +93,10 @@ class Prefill {
             const auto& [matrix, vector] = weights_.layer(number);
 
             norm(vector.norm_gamma, vector.norm_beta);
-            const void* h = operand(h_, hidden);
-            multiply({{matrix.q, vector.q_bias, h, q_.data()},
-                      {matrix.k, vector.k_bias, h, k_.data()},
-                      {matrix.v, vector.v_bias, h, v_.data()}},
-                     hidden, hidden, false);
+            multiply({{matrix.q, vector.q_bias, q_.data()},
+                      {matrix.k, vector.k_bias, k_.data()},
+                      {matrix.v, vector.v_bias, v_.data()}},
+                     h_, hidden, hidden, false);
             pool_.share(shape_.heads, [&](int64_t head, int) {
                 const Ring ring_keys(rings[2 * number], ring_type, head, slots, size);
                 const Ring ring_values(rings[2 * number + 1], ring_type, head, slots, size);
@@ -142,14 +148,13 @@ class Prefill {
                     : attend_rows(pool_, attention, q, in_ring(static_cast<const uint16_t*>(first_keys.rows())),
                                   in_ring(static_cast<const uint16_t*>(first_values.rows())), out);
             if (!good) throw std::bad_alloc();
-            multiply({{matrix.out, vector.out_bias, operand(h_, hidden), x_.data()}}, hidden, hidden, true);
+            multiply({{matrix.out, vector.out_bias, x_.data()}}, h_, hidden, hidden, true);
 
             norm(vector.mlp_norm_gamma, vector.mlp_norm_beta);
-            h = operand(h_, hidden);
-            multiply({{matrix.gate, vector.gate_bias, h, gate_.data()}, {matrix.up, vector.up_bias, h, up_.data()}}, mlp,
+            multiply({{matrix.gate, vector.gate_bias, gate_.data()}, {matrix.up, vector.up_bias, up_.data()}}, h_, mlp,
                      hidden, false);
             pool_.share(rows_, [&](int64_t t, int) { run_.gated_gelu(&gate_[t * mlp], &up_[t * mlp], mlp); });
-            multiply({{matrix.down, vector.down_bias, operand(gate_, mlp), x_.data()}}, hidden, mlp, true);
+            multiply({{matrix.down, vector.down_bias, x_.data()}}, gate_, hidden, mlp, true);
         }
         if (wanted > 0) tell(wanted, logits);
         return good_;
@@ -159,13 +164,11 @@ class Prefill {
     struct Task {
         const Matrix& w;
         const float* bias;
-        const void* from;  // (rows, inputs) of type_
-        float* to;         // (rows, outputs)
+        float* to;  // (rows, outputs)
     };
 
-    // Null for few rows, and where nobody can compute it.
+    // Null where nobody can compute it.
     const Product* plan(int64_t outputs, int64_t inputs, bool adds, bool bias) const {
-        if (count_ <= kFew) return nullptr;
         return Product::plan({rows_, outputs, inputs, {type_, inputs, 1}, {type_, 1, inputs}, {kFloat32, outputs, 1},
                               bias, adds},
                              level_);
@@ -198,23 +201,33 @@ class Prefill {
         });
     }
 
-    // Rows as a product reads them; valid until the next call.
-    const void* operand(const std::vector<float>& rows, int64_t width) {
+    // Rows as products.h reads them; valid until the next call.
+    const void* operand_of(const std::vector<float>& rows, int64_t width) {
         if (type_ == kFloat32) return rows.data();
+        narrow_.resize(rows_ * std::max(shape_.hidden, shape_.mlp));
         pool_.share(rows_, [&](int64_t t, int) { own_.narrow(&rows[t * width], width, &narrow_[t * width]); });
         return narrow_.data();
     }
 
-    // Products of the same sizes side by side: to (rows, outputs) = or += from W^T + bias.
-    void multiply(const std::vector<Task>& tasks, int64_t outputs, int64_t inputs, bool adds) {
-        const Product* product = plan(outputs, inputs, adds, tasks[0].bias != nullptr);
-        if (!product) return multiply_alone(tasks, outputs, inputs, adds);
-        std::vector<Multiplication> all;
-        bool lie_ready = true;
+    // Products of the same sizes side by side: to (rows, outputs) = or += from (rows, inputs) W^T + bias.
+    void multiply(const std::vector<Task>& tasks, const std::vector<float>& from, int64_t outputs, int64_t inputs, bool adds) {
+        bool whole = whole_ && (type_ == kFloat32 || level_ < kTileLevel || count_ < kManyForTiles), lie_ready = true;
         for (const Task& task : tasks) {
-            all.push_back({product, task.from, task.w.data, task.bias, task.to});
+            whole &= task.w.group != 0;
             lie_ready &= task.w.type == type_;
         }
+        const Product* product = whole || count_ <= kFew ? nullptr : plan(outputs, inputs, adds, tasks[0].bias != nullptr);
+        if (!product) {
+            std::vector<const Matrix*> matrices;
+            for (const Task& task : tasks) matrices.push_back(&task.w);
+            inputs_.take(from.data(), count_, inputs, matrices);
+            for (const Task& task : tasks)
+                row_products::multiply(pool_, inputs_, {task.w, task.bias, count_, inputs}, adds, task.to);
+            return;
+        }
+        const void* operand = operand_of(from, inputs);
+        std::vector<Multiplication> all;
+        for (const Task& task : tasks) all.push_back({product, operand, task.w.data, task.bias, task.to});
         Columns columns;
         if (!lie_ready) {
             make_room(product->column_size(), inputs);
@@ -223,17 +236,6 @@ class Prefill {
             };
         }
         good_ &= ::multiply(pool_, all.data(), all.size(), columns);
-    }
-
-    // The same with the products of a decode step.
-    void multiply_alone(const std::vector<Task>& tasks, int64_t outputs, int64_t inputs, bool adds) {
-        const int64_t pieces = (outputs + 63) / 64;
-        pool_.share(pieces * static_cast<int64_t>(tasks.size()), [&](int64_t unit, int) {
-            const Task& task = tasks[unit / pieces];
-            const int64_t begin = unit % pieces * 64;
-            run_.linear(task.w, task.bias, static_cast<const float*>(task.from), rows_, inputs, adds, task.to, outputs,
-                        begin, std::min(outputs, begin + 64));
-        });
     }
 
     // Let every thread have room to unpack so many rows of a matrix that is not of the products' type.
@@ -265,15 +267,11 @@ class Prefill {
 
     // Logits (wanted, V) of the last tokens.
     void tell(int64_t wanted, float* logits) {
-        const int64_t hidden = shape_.hidden, vocabulary = shape_.vocabulary;
+        const int64_t hidden = shape_.hidden;
         const float* const* last_norm = weights_.last_norm(shape_.layers);
         norm(last_norm[0], last_norm[1]);
-        const int64_t pieces = (vocabulary + 63) / 64;
-        const float* from = &h_[(count_ - wanted) * hidden];
-        pool_.share(pieces, [&](int64_t piece, int) {
-            run_.linear(weights_.embedding(), nullptr, from, wanted, hidden, false, logits, vocabulary, piece * 64,
-                        std::min(vocabulary, piece * 64 + 64));
-        });
+        inputs_.take(&h_[(count_ - wanted) * hidden], wanted, hidden, {&weights_.embedding()});
+        row_products::multiply(pool_, inputs_, {weights_.embedding(), nullptr, wanted, hidden}, false, logits);
     }
 
     Pool::Turn& pool_;
@@ -282,8 +280,10 @@ class Prefill {
     const Arithmetic& run_;
     const Kernels& own_;
     const int level_;
+    const bool whole_;
     const int64_t count_, rows_;
     int32_t type_;
+    row_products::Inputs inputs_;
     std::vector<float> x_, q_, k_, v_, h_, gate_, up_;
     std::vector<uint16_t> narrow_;
     std::vector<std::vector<float>> panels_;
@@ -295,12 +295,13 @@ class Prefill {
 extern "C" {
 
 // ids (count) at positions `start` on, of a text whose rings hold what is before them; `rings`: of each layer, keys and
-// values (H * slots, D) of `ring_type`. logits: (wanted, vocabulary), of the last `wanted` tokens. rounds: products of bfloat16.
+// values (H * slots, D) of `ring_type`. logits: (wanted, vocabulary), of the last `wanted` tokens. rounds: products of
+// bfloat16. vnni: as of spark_decode_step.
 // -> 0, 1 for an argument out of its range, 2 when there is no memory, 3 when a product fails.
 EXPORTED int spark_prefill(const SparkShape* shape, const Matrix* matrices, const float* const* vectors, const float* cos,
                            const float* sin, int64_t count, int64_t start, int64_t slots, int64_t window,
                            const int32_t* ids, void* const* rings, int32_t ring_type, int64_t wanted, float* logits,
-                           int rounds, int threads, int level) {
+                           int rounds, int threads, int level, int vnni) {
     if (count < 1 || start < 0 || slots < 1 || window < 1 || wanted < 0 || wanted > count || threads < 1 ||
         shape->hidden < 1 || shape->heads < 1 || shape->hidden % shape->heads || start + count > shape->positions ||
         level < 0 || level > best_level())
@@ -310,7 +311,7 @@ EXPORTED int spark_prefill(const SparkShape* shape, const Matrix* matrices, cons
     try {
         const Parameters weights = {matrices, vectors};
         Pool::Turn pool(Pool::of_process(), threads);
-        Prefill prefill(pool, *shape, weights, level, rounds != 0, count);
+        Prefill prefill(pool, *shape, weights, level, vnni != 0, rounds != 0, count);
         return prefill.read(cos, sin, start, slots, window, ids, rings, ring_type, wanted, logits) ? 0 : 3;
     } catch (const std::bad_alloc&) {
         return 2;
