@@ -14,7 +14,7 @@ from spark13b.config.library import part_names
 NAMES = [
     *("800-infer", "800-infer-lora", "800-lora", "800-pretrain", "800-sft"),
     *("800T-A2-infer", "800T-A2-infer-lora", "800T-A2-lora", "800T-A2-persona", "800T-A2-pretrain", "800T-A2-sft"),
-    *("cpu-13b-int4-infer", "cpu-13b-int8-infer"),
+    *("cpu-13b-int4-infer", "cpu-13b-int4-lora", "cpu-13b-int8-infer"),
     *("cpu-tiny-infer", "cpu-tiny-lora", "cpu-tiny-pretrain", "cpu-tiny-sft"),
 ]
 TRAINING = ("pretrain", "sft", "lora")

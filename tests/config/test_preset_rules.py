@@ -52,8 +52,18 @@ BROKEN: list[tuple[str, list[str], str, str]] = [
     ("800-sft", ["generation.top_p=1.5"], "generation.top_p: 1.5 is out of bounds", "at most 1"),
     ("800-sft", ["train.seed=-1"], "train.seed: -1 is out of bounds", "at least 0"),
     ("800-sft", ["optimizer.weight_decay=-0.1"], "optimizer.weight_decay: -0.1 is out of bounds", "at least 0"),
-    ("cpu-tiny-sft", ["model.weight_bits=4"], "model.weight_bits: weights of 4 bits are for answers on a CPU", "null"),
-    ("800-infer", ["model.weight_bits=8"], "model.weight_bits: weights of 8 bits are for answers on a CPU", "null"),
+    (
+        "cpu-tiny-sft",
+        ["model.weight_bits=4"],
+        "model.weight_bits: weights of 4 bits are for answers and LoRA on a CPU",
+        "null",
+    ),
+    (
+        "800-infer",
+        ["model.weight_bits=8"],
+        "model.weight_bits: weights of 8 bits are for answers and LoRA on a CPU",
+        "null",
+    ),
     # rules inside a section
     ("cpu-tiny-sft", ["model.num_heads=3"], "model.num_heads: 3 does not divide hidden_size 128", "divisor"),
     ("cpu-tiny-sft", ["model.hidden_size=60", "model.num_heads=4"], "model.num_heads: the head size", "even"),

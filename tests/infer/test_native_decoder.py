@@ -10,7 +10,7 @@ import pytest
 from infer.small_model import native_model, random_texts, small_model
 from infer.test_decoder import check_growth, read
 from model.golden_config import golden_config
-from spark13b.config.sections import GenerationConfig, LoraConfig
+from spark13b.config.sections import GenerationConfig
 from spark13b.infer import native_decoder
 from spark13b.infer.decoder import Decoder
 from spark13b.infer.decoding import READING
@@ -18,7 +18,6 @@ from spark13b.infer.engine import Engine
 from spark13b.infer.native_decoder import NativeDecoder, describe, make_decoder, native_model_of, why_not
 from spark13b.infer.requests import Request
 from spark13b.model import SparkForCausalLM
-from spark13b.model.transformer import Setup
 from spark13b.native.library import Found, Library
 
 Golden = dict[str, np.ndarray]
@@ -117,11 +116,9 @@ class TestTheChoice:
         assert isinstance(make_decoder(model, 8, 0, 16), NativeDecoder)
         assert describe(model).startswith("answers by the native library (")
 
-    def test_other_types_and_live_adapters_do_not(self) -> None:
+    def test_other_types_do_not(self) -> None:
         model, _ = small_model(window=8, context=64, num_layers=1, compute_type="float16")
         assert why_not(model) == "the native library computes float32 and bfloat16, the model is float16 and float32"
-        model, _ = small_model(window=8, context=64, num_layers=1, setup=Setup(lora=LoraConfig()))
-        assert describe(model) == "answers by MindSpore's operators: adapters are computed beside the weights"
         assert type(make_decoder(model, 8, 0, 16)) is Decoder
 
     def test_without_a_library_mindspore_computes(self, monkeypatch: pytest.MonkeyPatch) -> None:

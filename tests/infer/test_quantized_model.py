@@ -10,14 +10,18 @@ import pytest
 from infer.small_run import write_small_run
 from model.numpy_model import NumpyModel
 from spark13b.ckpt import open_checkpoint, write_checkpoint
+from spark13b.ckpt.adapters import AdapterCard, write_adapters
 from spark13b.ckpt.quantized import QuantizedCheckpoint
 from spark13b.ckpt.quantizing import Wanted, quantize_checkpoint
+from spark13b.config import load_preset
+from spark13b.config.sections import LoraConfig
 from spark13b.errors import InputError
 from spark13b.infer import loading
 from spark13b.infer.decoding import READING
 from spark13b.infer.native_decoder import make_decoder
 from spark13b.infer.native_model import NativeModel
 from spark13b.infer.session import Session, find_model
+from spark13b.model.names import adapter_shapes
 from spark13b.native.library import Found, Library
 from spark13b.native.matrix import Matrix
 from spark13b.run_folder import weights_of
@@ -90,3 +94,33 @@ def test_a_preset_of_quantised_weights_refuses_others_with_the_command_that_make
     with pytest.raises(InputError, match="the preset is for weights of 4 bits, and these are not quantised") as raised:
         load(run, run, "model.weight_bits=4")
     assert f"ckpt quantize {weights_of(run) / 'model.safetensors'} DST --bits 4" in str(raised.value.fix)
+
+
+def test_adapters_are_computed_beside_the_quantised_weights_and_are_not_folded_into_them(
+    run: Path, quantized: Path, native_library: Library, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(loading, "find_library", lambda: Found(native_library, ""))
+    lora = LoraConfig(rank=3, alpha=6.0)
+    shapes, rng = adapter_shapes(load_preset(str(run / "preset.yaml")).model, lora), np.random.default_rng(2)
+    arrays = {name: 0.05 * rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    write_adapters(tmp_path / "adapters.safetensors", arrays, AdapterCard(lora=lora))
+
+    found = find_model(
+        quantized, str(run / "preset.yaml"), run / "tokenizer", {}, [], tmp_path / "adapters.safetensors"
+    )
+    model = Session(found).model
+    assert isinstance(model, NativeModel)
+    with open_checkpoint(quantized) as stored:
+        whole = {name: array.astype(np.float64) for name, array in stored.items()}
+    for name in shapes:
+        if name.endswith("_b"):
+            whole[name.replace("mindpet_delta_lora_b", "weight")] += 2.0 * arrays[name] @ arrays[f"{name[:-1]}a"]
+    ids = rng.integers(0, 8000, 41).tolist()
+    expected = NumpyModel(model.config, whole).logits(np.array([ids]))[0]
+    decoder = make_decoder(model, 64, 0, 40)
+    np.testing.assert_allclose(decoder.read(ids[:40], 0), expected[39], atol=5e-3)
+    np.testing.assert_allclose(decoder.step([READING], [ids[40]], [40])[0], expected[40], atol=2e-2)
+
+    with pytest.raises(InputError, match="adapters cannot be added to quantised weights") as raised:
+        Session(found, fold=True)
+    assert "leave out --merge-adapter" in str(raised.value.fix)

@@ -99,7 +99,7 @@ def test_loss_and_gradients_of_adapters_are_those_of_mindspores_operators(
     shape, lora = config(num_layers=1), LoraConfig(rank=3, alpha=2.5)
     weights, adapters = random_weights(shape, seed=4, deviation=0.1), random_adapters(shape, lora)
     model = SparkForCausalLM(shape, seed=None, setup=Setup(lora=lora))
-    assert not model.trains_natively
+    assert model.library is None
     model.load_state(weights)
     model.load_adapters(adapters)
     expected, slopes = loss_and_gradients(model)(*batch())

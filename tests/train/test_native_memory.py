@@ -24,7 +24,8 @@ SINGLE, HALF = 0, 1  # types
 
 def bytes_of(library: Library, kind: int, weights: int = SINGLE, recompute: bool = False, adapted: int = 0) -> int:
     """`kind`: of products; `weights`: of linear layers and the embedding; `adapted`: a bit for each linear layer."""
-    return training_bytes(library, [*SIZES, kind, weights, weights, recompute, RANK if adapted else 0, adapted])
+    types = [weights] * (1 + 7 * LAYERS)
+    return training_bytes(library, [*SIZES, kind, weights, recompute, RANK if adapted else 0, adapted], types)
 
 
 def test_float32_keeps_six_rows_of_the_residual_width_and_two_of_the_mlp_a_layer(native_library: Library) -> None:
@@ -55,13 +56,14 @@ def test_adapters_add_their_rows_and_scaled_copies_and_a_rounded_base_its_biases
 
 
 def test_large_logits_take_64_megabytes(native_library: Library) -> None:
-    small, large = (training_bytes(native_library, [8, 4096, 1, 64, 2, 48, v, 0, 0, 0, 0, 0, 0]) for v in (16, 32000))
+    sizes = ([8, 4096, 1, 64, 2, 48, vocabulary, 0, 0, 0, 0, 0] for vocabulary in (16, 32000))
+    small, large = (training_bytes(native_library, numbers, [SINGLE] * 8) for numbers in sizes)
     assert large - small == pytest.approx(64 * 2**20 - 4 * 8 * 4096 * 16, rel=1e-3)
 
 
 def test_a_step_of_no_shape_is_refused(native_library: Library) -> None:
     with pytest.raises(ValueError, match="there is no step"):
-        training_bytes(native_library, [2, 32, 3, 63, 2, 48, 96, 0, 0, 0, 0, 0, 0])
+        training_bytes(native_library, [2, 32, 3, 63, 2, 48, 96, 0, 0, 0, 0, 0], [SINGLE] * 22)
 
 
 @pytest.fixture

@@ -113,6 +113,28 @@ class QuantizedCheckpoint(Checkpoint):
         return self.stored.read(name) if mapped is None else mapped
 
 
+def need_quantized(base: Checkpoint, bits: int | None) -> None:
+    """Raise InputError when a preset is for weights of `bits` bits and `base` is not quantised; None asks for none."""
+    if bits is not None and not isinstance(base, QuantizedCheckpoint):
+        raise InputError(
+            f"the preset is for weights of {bits} bits, and these are not quantised",
+            where=base.path,
+            fix=f"run 'spark13b ckpt quantize {base.path} DST --bits {bits}' and load DST, "
+            "or add --set model.weight_bits=null",
+        )
+
+
+def refuse_folding(base: Checkpoint) -> None:
+    """Raise InputError when adapters are to be added to quantised weights, as with --merge-adapter."""
+    if isinstance(base, QuantizedCheckpoint):
+        raise InputError(
+            "adapters cannot be added to quantised weights: these have no room for what adapters change",
+            where=base.path,
+            fix="leave out --merge-adapter, and they are computed beside the weights; "
+            "or merge them into the float weights with 'spark13b ckpt merge-lora', and quantise the result",
+        )
+
+
 def with_own_weights(stored: Checkpoint) -> Checkpoint:
     """`stored`, or what its quantised weights stand for when it says that there are some.
 

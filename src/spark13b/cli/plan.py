@@ -34,22 +34,21 @@ def show_answering(
         raise InputError("a plan needs a preset", fix="add --preset NAME; 'spark13b preset list' shows them")
     options = options_for(nproc if name or nproc else 1)  # a run's layout is that of its training
     preset = load_preset(name or str(run.preset if run else ""), options=options, assignments=assignments)
-    rounded, adapters = _weights(load, adapter)
-    show_plan(plan_answering(preset, seats(preset), context, rounded, adapters and not fold), as_json)
+    show_plan(plan_answering(preset, seats(preset), context, _rounded_bytes(load, adapter, fold)), as_json)
 
 
-def _weights(load: Path | None, adapter: Path | None) -> tuple[int | None, bool]:
-    """Bytes of the weights that will be loaded, where they are quantised, and whether there are adapters."""
+def _rounded_bytes(load: Path | None, adapter: Path | None, fold: bool) -> int | None:
+    """Bytes of the weights that will be loaded, where they are quantised."""
     if load is None:
-        return None, adapter is not None
+        return None
     from spark13b.ckpt.adapters import parts_of
     from spark13b.ckpt.opening import open_checkpoint
-    from spark13b.ckpt.quantized import QuantizedCheckpoint
+    from spark13b.ckpt.quantized import QuantizedCheckpoint, refuse_folding
 
-    parts = parts_of(load, adapter)
-    with open_checkpoint(parts.base) as checkpoint:
-        rounded = checkpoint.stored.nbytes if isinstance(checkpoint, QuantizedCheckpoint) else None
-    return rounded, parts.adapters is not None
+    with open_checkpoint(parts_of(load, adapter).base) as checkpoint:
+        if fold:
+            refuse_folding(checkpoint)
+        return checkpoint.stored.nbytes if isinstance(checkpoint, QuantizedCheckpoint) else None
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:

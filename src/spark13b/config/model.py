@@ -31,7 +31,9 @@ class SparkConfig(Checked):
     compute_type: ComputeType = Field("float32", description="matrix products and the KV cache")
     param_init_type: ComputeType = Field("float32", description="stored weights, except embedding and norms")
     weight_bits: Literal[8, 4] | None = Field(
-        None, description="to answer on a CPU: of the weights that 'spark13b ckpt quantize' rounded; null: not rounded"
+        None,
+        description="on a CPU, to answer or for LoRA: of the weights that 'spark13b ckpt quantize' rounded; "
+        "null: not rounded",
     )
     embedding_init_type: ComputeType = Field("float32", description="stored embedding")
     layernorm_compute_type: ComputeType = Field("float32", description="LayerNorm parameters and statistics")

@@ -84,9 +84,13 @@ def _numbers(preset: Preset) -> Iterator[Problem]:
 
 def _rounded(preset: Preset) -> Iterator[Problem]:
     bits = preset.model.weight_bits
-    if bits is not None and (preset.task != "infer" or preset.machine.device != "cpu"):
-        what = f"weights of {bits} bits are for answers on a CPU"
+    if bits is not None and (preset.task not in ("infer", "lora") or preset.machine.device != "cpu"):
+        what = f"weights of {bits} bits are for answers and LoRA on a CPU"
         yield Problem("model.weight_bits", what, "write null", ("task", "machine.device"))
+    if bits is not None and preset.task == "lora" and preset.parallel.model_parallel > 1:
+        what = f"one process trains adapters beside weights of {bits} bits"
+        fix = "write 1; parallel.data_parallel shares rows instead"
+        yield Problem("parallel.model_parallel", what, fix, ("model.weight_bits",))
 
 
 def _attention(preset: Preset) -> Iterator[Problem]:

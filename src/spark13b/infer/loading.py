@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from spark13b.ckpt.adapters import OpenParts
 from spark13b.ckpt.merging import merged
-from spark13b.ckpt.quantized import QuantizedCheckpoint
+from spark13b.ckpt.quantized import QuantizedCheckpoint, need_quantized, refuse_folding
 from spark13b.ckpt.streams import read_into
 from spark13b.ckpt.tensors import Checkpoint
 from spark13b.config.model import SparkConfig
-from spark13b.errors import InputError
 from spark13b.infer.mapped_model import map_native
-from spark13b.infer.native_model import NativeModel, read_native
+from spark13b.infer.native_model import NativeModel, read_adapters, read_native
 from spark13b.model.device import Device, check_machine, surely_cpu
 from spark13b.model.mesh import ALONE, Mesh
 from spark13b.model.names import match_names
@@ -38,11 +37,11 @@ def load_model(found: FoundModel, fold: bool = False) -> tuple[SparkForCausalLM 
     with _opened(found, fold) as (parts, base, config):
         library = find_library().library
         device: Device = "cpu" if surely_cpu() else "ascend"
-        beside = not fold and parts.adapters is not None
-        if library is not None and answering_problem(config, device, 1, beside) is None:
+        if library is not None and answering_problem(config, device, 1) is None:
+            adapters = None if fold or parts.adapters is None else read_adapters(parts.adapters, config)
             if isinstance(base, QuantizedCheckpoint):
-                return map_native(base, config, library), parts.doubt()
-            return read_native(base, config, library), parts.doubt()
+                return map_native(base, config, library, adapters), parts.doubt()
+            return read_native(base, config, library, adapters), parts.doubt()
         doubts = [parts.doubt(), _widened(base, config)]
         return _load_graphs(base, parts, config, ALONE, fold), "; ".join(filter(None, doubts)) or None
 
@@ -68,15 +67,10 @@ def _opened(found: FoundModel, fold: bool) -> Iterator[tuple[OpenParts, Checkpoi
     with found.weights.open(config) as parts:
         base = parts.base
         if fold and parts.adapters is not None:
+            refuse_folding(base)
             base = merged(base, parts.adapters)
         match_names(base.shapes(), config, where=base.path)
-        if config.weight_bits is not None and not isinstance(base, QuantizedCheckpoint):
-            raise InputError(
-                f"the preset is for weights of {config.weight_bits} bits, and these are not quantised",
-                where=base.path,
-                fix=f"run 'spark13b ckpt quantize {base.path} DST --bits {config.weight_bits}' and load DST, "
-                "or add --set model.weight_bits=null",
-            )
+        need_quantized(base, config.weight_bits)
         yield parts, base, config
 
 

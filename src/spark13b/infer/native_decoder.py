@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spark13b.infer.decoding import READING, Decoding
-from spark13b.infer.native_model import NativeModel
+from spark13b.infer.native_model import NativeAdapters, NativeModel
 from spark13b.model.native_choice import answering_problem, describe_library
 from spark13b.native.arrays import addresses_of
 from spark13b.native.decoding import decode_step, prefill
@@ -47,8 +47,7 @@ def why_not(model: SparkForCausalLM) -> str | None:
     from spark13b.model.causal_lm import memory_of
     from spark13b.model.device import device
 
-    setup = model.setup
-    problem = answering_problem(model.config, device(), setup.mesh.model.size, setup.lora is not None)
+    problem = answering_problem(model.config, device(), model.setup.mesh.model.size)
     if problem is not None:
         return problem
     arrays = {name: memory_of(parameter) for name, parameter in model.weights().items()}
@@ -60,11 +59,20 @@ def why_not(model: SparkForCausalLM) -> str | None:
 
 
 def native_model_of(model: SparkForCausalLM, library: Library) -> NativeModel:
-    """A model for which `why_not` has no answer, its weights where MindSpore holds them; `model` must be kept."""
+    """A model for which `why_not` has no answer, its weights where MindSpore holds them; `model` must be kept.
+
+    Adapters are those of now: what MindSpore changes later is not seen.
+    """
     from spark13b.model.causal_lm import memory_of
 
     arrays = {name: memory_of(parameter) for name, parameter in model.weights().items()}
-    return NativeModel(model.config, {name: one for name, one in arrays.items() if one is not None}, library)
+    adapters, lora = {name: one.asnumpy().copy() for name, one in model.adapters().items()}, model.setup.lora
+    return NativeModel(
+        model.config,
+        {name: one for name, one in arrays.items() if one is not None},
+        library,
+        None if lora is None else NativeAdapters(lora, adapters),
+    )
 
 
 class NativeDecoder:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
+from spark13b.ckpt.adapters import Adapters
+from spark13b.ckpt.dtypes import to_float32
 from spark13b.ckpt.streams import read_into
 from spark13b.ckpt.tensors import Checkpoint
 from spark13b.config.model import SparkConfig
-from spark13b.model.names import expected_shapes, is_embedding
+from spark13b.config.sections import LoraConfig
+from spark13b.model.names import adapter_shapes, expected_shapes, is_embedding, match_adapters
 from spark13b.model.native_choice import describe_library
 from spark13b.model.rope_table import rope_table
 from spark13b.native.library import Library
@@ -19,15 +23,45 @@ from spark13b.native.weights import Weights
 _TYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
 
 
+@dataclass(frozen=True)
+class NativeAdapters:
+    """Adapters beside a model's linear layers, full name -> array."""
+
+    lora: LoraConfig
+    arrays: Mapping[str, np.ndarray]
+
+    def pairs(self, config: SparkConfig) -> list[tuple[np.ndarray, np.ndarray] | None]:
+        """A and B, with the scale, of each linear layer, float32; None where there is none."""
+        scale, pairs = np.float32(self.lora.alpha / self.lora.rank), []
+        for name, shape in expected_shapes(config).items():
+            if len(shape) != 2 or is_embedding(name):
+                continue
+            one = name.removesuffix("weight") + "mindpet_delta_lora_"
+            found = f"{one}a" in self.arrays
+            pairs.append((self._array(f"{one}a"), self._array(f"{one}b") * scale) if found else None)
+        return pairs
+
+    def _array(self, name: str) -> np.ndarray:
+        return np.ascontiguousarray(self.arrays[name], np.float32)
+
+
 class NativeModel:
     """A model's parameters, full name -> array or matrix, as the library reads them: vectors float32."""
 
-    def __init__(self, config: SparkConfig, parameters: Mapping[str, np.ndarray | Matrix], library: Library) -> None:
+    def __init__(
+        self,
+        config: SparkConfig,
+        parameters: Mapping[str, np.ndarray | Matrix],
+        library: Library,
+        adapters: NativeAdapters | None = None,
+    ) -> None:
         self.config, self.library = config, library
         self.rounds = config.compute_type == "bfloat16"  # products of many rows, and caches, are then bfloat16
         self._parameters = {name: parameters[name] for name in expected_shapes(config)}
         cos, sin = (np.ascontiguousarray(table, np.float32) for table in rope_table(config))
-        self.native = Weights(list(self._parameters.values()), cos, sin, config.num_heads, config.layernorm_epsilon)
+        pairs = [] if adapters is None else adapters.pairs(config)
+        matrices = list(self._parameters.values())
+        self.native = Weights(matrices, cos, sin, config.num_heads, config.layernorm_epsilon, pairs)
 
     def weights(self) -> dict[str, np.ndarray | Matrix]:
         """Full name -> array or matrix, in the order of a complete checkpoint."""
@@ -38,7 +72,16 @@ class NativeModel:
         return describe_library(self.library, self.config.compute_type)
 
 
-def read_native(base: Checkpoint, config: SparkConfig, library: Library) -> NativeModel:
+def read_adapters(adapters: Adapters, config: SparkConfig) -> NativeAdapters:
+    """The adapters of a file, to be computed beside the weights. Raises InputError when they do not fit."""
+    match_adapters(adapters.tensors.shapes(), config, adapters.lora, where=adapters.tensors.path)
+    names = adapter_shapes(config, adapters.lora)
+    return NativeAdapters(adapters.lora, {name: to_float32(adapters.tensors.read(name)) for name in names})
+
+
+def read_native(
+    base: Checkpoint, config: SparkConfig, library: Library, adapters: NativeAdapters | None = None
+) -> NativeModel:
     """The model of a checkpoint whose names fit: matrices in the compute type, the embedding in its own.
 
     Weights are read a piece at a time into their place, so that nothing is held twice.
@@ -50,4 +93,4 @@ def read_native(base: Checkpoint, config: SparkConfig, library: Library) -> Nati
         array = np.empty(shape, dtype)
         read_into(base, name, array)
         parameters[name] = array
-    return NativeModel(config, parameters, library)
+    return NativeModel(config, parameters, library, adapters)

@@ -34,18 +34,17 @@ class SparkForCausalLM(nn.Cell):
         device()  # graph mode, before the first cell is made
         super().__init__()
         self.config, self.setup = config, setup or Setup()
-        library, self.training_choice = choose_training(config, self.setup)
-        self.trains_natively = library is not None
-        if library is None:
+        self.library, self.training_choice = choose_training(config, self.setup)
+        if self.library is None:
             check_types(config)
         self.transformer = SparkModel(config, self.setup)
         mesh = self.setup.mesh
         # in a dictionary, so that they are no sub-cells of this one
         self._graphs: dict[str, Any] = {"logits": _Logits(self.transformer, mesh)}
-        if library is None:
+        if self.library is None:
             self._graphs["loss"] = Loss(self.transformer, mesh)
         else:
-            self._graphs["loss"] = NativeLoss(library, self.native_parameters())
+            self._graphs["loss"] = NativeLoss(self.library, self.native_parameters())
         if seed is not None:
             self._begin(expected_shapes(config), self.weights(), seed)
         if self.setup.lora is not None:
@@ -140,7 +139,7 @@ class SparkForCausalLM(nn.Cell):
 
     def describe_training(self, batch: int, tokens: int) -> str:
         """What computes losses and gradients of batches of that shape, and why, in a sentence or two."""
-        if self.trains_natively:
+        if self.library is not None:
             return f"training by {self.training_choice}"
         choice = self.attention_choice(batch, tokens)
         return f"training by {self.training_choice}; attention: {choice.backend} ({choice.reason})"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from spark13b.config.model import SparkConfig
 from spark13b.config.sections import LINEAR_NAMES, LoraConfig
+from spark13b.errors import InputError
 from spark13b.model.device import Device
 from spark13b.native.library import Library, find_library
 
@@ -11,37 +14,57 @@ TYPES = ("float32", "bfloat16")  # by the library's numbers
 
 
 def choose_native(
-    config: SparkConfig, device: Device, *, model_parallel: int, dropout: float, lora: LoraConfig | None
+    config: SparkConfig,
+    device: Device,
+    *,
+    model_parallel: int,
+    dropout: float,
+    lora: LoraConfig | None,
+    rounded: bool = False,
 ) -> tuple[Library | None, str]:
     """The library that computes losses and gradients of such a model on `device`, or None; and what computes, and why.
 
-    `lora`: of the adapters that are trained, None without. Raises InputError as `find_library` does.
+    `lora`: of the adapters that are trained, None without. `rounded`: the weights are those of a quantised file. Raises
+    InputError as `find_library` does.
     """
-    found = find_library()
-    reason = _why_not(config, device, model_parallel, dropout, lora) or found.reason
-    if found.library is None or reason:
+    library, reason, _ = _choose(config, device, model_parallel, dropout, lora, rounded)
+    if library is None:
         return None, f"MindSpore's operators: {reason}"
-    multiplier = found.library.multiplier(config.compute_type)
-    if multiplier is None:
-        return None, "MindSpore's operators: oneDNN, which multiplies bfloat16 without AMX, is not found"
-    return found.library, describe_library(found.library, config.compute_type)
+    where = ", quantised weights where their file is mapped into memory" if rounded else ""
+    return library, describe_library(library, config.compute_type) + where
 
 
-def choose_answering(
-    config: SparkConfig, device: Device, *, model_parallel: int, adapters: bool
-) -> tuple[Library | None, str]:
+def need_native(
+    config: SparkConfig, device: Device, base: Path | None, *, model_parallel: int, dropout: float, lora: LoraConfig
+) -> None:
+    """Raise InputError where adapters cannot be trained beside a quantised base; `base`: its file, where one is named.
+
+    MindSpore's operators have float weights alone, and those of a large model would not fit.
+    """
+    library, reason, mend = _choose(config, device, model_parallel, dropout, lora, rounded=True)
+    if library is None:
+        name = base or "BASE"
+        raise InputError(
+            f"only the native library trains adapters beside a quantised base, and it cannot here: {reason}",
+            where=base or "model.weight_bits",
+            fix=f"{mend}; or train beside float weights: "
+            f"'spark13b ckpt convert {name} FLOAT' writes what these stand for",
+        )
+
+
+def choose_answering(config: SparkConfig, device: Device, *, model_parallel: int) -> tuple[Library | None, str]:
     """The library that answers with such a model on `device`, or None; and what computes, and why.
 
-    `adapters`: whether they are computed beside the weights. Raises InputError as `find_library` does.
+    Raises InputError as `find_library` does.
     """
     found = find_library()
-    reason = answering_problem(config, device, model_parallel, adapters) or found.reason
+    reason = answering_problem(config, device, model_parallel) or found.reason
     if found.library is None or reason:
         return None, f"MindSpore's operators: {reason}"
     return found.library, describe_library(found.library, config.compute_type)
 
 
-def answering_problem(config: SparkConfig, device: Device, model_parallel: int, adapters: bool) -> str | None:
+def answering_problem(config: SparkConfig, device: Device, model_parallel: int) -> str | None:
     """Why no library could answer with such a model, or None."""
     types = {config.compute_type, config.embedding_init_type, config.layernorm_compute_type}
     if device != "cpu":
@@ -50,9 +73,7 @@ def answering_problem(config: SparkConfig, device: Device, model_parallel: int, 
         return f"the native library computes float32 and bfloat16, the model is {' and '.join(sorted(types))}"
     if config.layernorm_compute_type != "float32":
         return "the native library's norms are float32"
-    if model_parallel > 1:
-        return "several processes share the model"
-    return "adapters are computed beside the weights" if adapters else None
+    return "several processes share the model" if model_parallel > 1 else None
 
 
 def describe_library(library: Library, compute_type: str) -> str:
@@ -67,27 +88,48 @@ def adapted_bits(lora: LoraConfig) -> int:
     return sum(lora.adapts(name) << place for place, name in enumerate(LINEAR_NAMES))
 
 
-def _why_not(
-    config: SparkConfig, device: Device, model_parallel: int, dropout: float, lora: LoraConfig | None
-) -> str | None:
-    kept = {config.param_init_type, config.embedding_init_type}
+def _choose(
+    config: SparkConfig, device: Device, model_parallel: int, dropout: float, lora: LoraConfig | None, rounded: bool
+) -> tuple[Library | None, str, str]:
+    """The library or, where it is None, why, and how to mend it."""
+    found = find_library()
+    obstacle = _obstacle(config, device, model_parallel, dropout, lora, rounded)
+    if obstacle is not None:
+        return None, *obstacle
+    if found.library is None:
+        return None, found.reason, "run 'spark13b native build', without SPARK13B_NATIVE=0"
+    if found.library.multiplier(config.compute_type) is None:
+        return None, "oneDNN, which multiplies bfloat16 without AMX, is not found", "set model.compute_type to float32"
+    return found.library, "", ""
+
+
+def _obstacle(
+    config: SparkConfig, device: Device, model_parallel: int, dropout: float, lora: LoraConfig | None, rounded: bool
+) -> tuple[str, str] | None:
+    """Why the library does not compute such a run, and how to mend it; None where it does."""
+    kept = set() if rounded else {config.param_init_type, config.embedding_init_type}
     inner = {config.layernorm_compute_type, config.softmax_compute_type}
+    float32 = "set {} to float32".format
     if device != "cpu":
-        return "the device is no CPU"
-    if lora is None and kept != {"float32"}:
-        return f"the native library trains float32 weights, these are {' and '.join(sorted(kept))}"
+        return "the device is no CPU", "choose a preset for a CPU"
+    if lora is None and not kept <= {"float32"}:
+        reason = f"the native library trains float32 weights, these are {' and '.join(sorted(kept))}"
+        return reason, float32("model.param_init_type and embedding_init_type")
     if not kept <= set(TYPES):
-        return f"the native library reads {' or '.join(TYPES)} weights, these are {' and '.join(sorted(kept))}"
+        reason = f"the native library reads {' or '.join(TYPES)} weights, these are {' and '.join(sorted(kept))}"
+        return reason, float32("model.param_init_type and embedding_init_type")
     if inner != {"float32"}:
-        return f"the native library's norms and softmax are float32, these are {' and '.join(sorted(inner))}"
+        reason = f"the native library's norms and softmax are float32, these are {' and '.join(sorted(inner))}"
+        return reason, float32("model.layernorm_compute_type and softmax_compute_type")
     if config.compute_type not in TYPES:
-        return f"the native library computes in {' or '.join(TYPES)}, model.compute_type is {config.compute_type}"
+        reason = f"the native library computes in {' or '.join(TYPES)}, model.compute_type is {config.compute_type}"
+        return reason, "set it to bfloat16"
     if model_parallel > 1:
-        return "several processes share the model"
+        return "several processes share the model", "set parallel.model_parallel to 1"
     if dropout > 0:
-        return "the native library has no dropout (train.dropout)"
+        return "the native library has no dropout (train.dropout)", "set train.dropout to 0"
     if lora is not None and lora.dropout > 0:
-        return "the native library has no dropout of adapters' inputs (lora.dropout)"
+        return "the native library has no dropout of adapters' inputs (lora.dropout)", "set lora.dropout to 0"
     if config.attention_backend not in ("auto", "native"):
-        return f"model.attention_backend is {config.attention_backend}"
+        return f"model.attention_backend is {config.attention_backend}", "set it to auto"
     return None

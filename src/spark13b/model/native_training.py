@@ -18,25 +18,34 @@ from spark13b.model.native_choice import TYPES, adapted_bits, choose_native
 from spark13b.model.rope_table import rope_table
 from spark13b.model.transformer import Setup
 from spark13b.native.library import Library, thread_count
+from spark13b.native.weights import Weights
 
 
-def choose_training(config: SparkConfig, setup: Setup) -> tuple[Library | None, str]:
-    """The library that computes losses and gradients of such a model here, or None; and what computes, and why."""
+def choose_training(config: SparkConfig, setup: Setup, rounded: bool = False) -> tuple[Library | None, str]:
+    """The library that computes losses and gradients of such a model here, or None; and what computes, and why.
+
+    `rounded`: its weights are those of a quantised file.
+    """
     shared, dropout = setup.mesh.model.size, setup.dropout
-    return choose_native(config, device(), model_parallel=shared, dropout=dropout, lora=setup.lora)
+    return choose_native(config, device(), model_parallel=shared, dropout=dropout, lora=setup.lora, rounded=rounded)
 
 
 @dataclass(frozen=True)
 class NativeParameters:
     """A model's parameters as the operators take them: its weights and adapters by full name, in a checkpoint's order.
 
-    With adapters these alone are trained.
+    With adapters these alone are trained. Weights in `base` are no tensors, and `weights` is empty then.
     """
 
     config: SparkConfig
     weights: Mapping[str, Parameter]
     adapters: Mapping[str, Parameter] = field(default_factory=dict)
     lora: LoraConfig | None = None
+    base: Weights | None = None
+
+    def operator(self, name: str) -> str:
+        """The library's function that takes them."""
+        return name if self.base is None else f"{name}_elsewhere"
 
     @property
     def tensors(self) -> ParameterTuple:
@@ -54,7 +63,10 @@ class NativeParameters:
         kind, epsilon = TYPES.index(config.compute_type), float_bits(config.layernorm_epsilon)
         numbers = [thread_count(), library.level, config.num_heads, config.sparse_local_size, kind, int(recompute)]
         numbers += [epsilon, config.num_layers]
-        numbers += [TYPES.index(config.param_init_type), TYPES.index(config.embedding_init_type)]
+        if self.base is None:
+            numbers += [TYPES.index(config.param_init_type), TYPES.index(config.embedding_init_type)]
+        else:
+            numbers += self.base.addresses()
         if self.lora is not None:
             numbers += [self.lora.rank, float_bits(self.lora.alpha / self.lora.rank)]
             numbers += [adapted_bits(self.lora)] * config.num_layers
@@ -66,10 +78,13 @@ class NativeSums(nn.Cell):
 
     def __init__(self, library: Library, parameters: NativeParameters) -> None:
         super().__init__(auto_prefix=False)
+        self.parameters = parameters  # keeps what is no tensor
         self.tensors, self.numbers = parameters.tensors, parameters.numbers(library)
         self.cos, self.sin = _rotation(parameters.config)
         self.one = Tensor(np.ones(1, np.float32))
-        self.operator = ops.Custom(f"{library.path}:spark_loss", (2,), mindspore.float32, "aot")
+        self.operator = ops.Custom(
+            f"{library.path}:{parameters.operator('spark_loss')}", (2,), mindspore.float32, "aot"
+        )
 
     def construct(self, inputs: Any, targets: Any, mask: Any) -> tuple[Any, Any, Any]:
         sums = self.operator(self.numbers, inputs, targets, mask, self.one, self.cos, self.sin, *self.tensors)
@@ -97,11 +112,13 @@ class NativeGradients(nn.Cell):
 
     def __init__(self, library: Library, parameters: NativeParameters, recompute: bool = False) -> None:
         super().__init__(auto_prefix=False)
+        self.parameters = parameters
         self.tensors, self.numbers = parameters.tensors, parameters.numbers(library, recompute)
         self.cos, self.sin = _rotation(parameters.config)
         shapes = ((2,), *parameters.gradients)
         types = (mindspore.float32,) * len(shapes)
-        self.operator = ops.Custom(f"{library.path}:spark_loss_and_gradients", shapes, types, "aot")
+        name = parameters.operator("spark_loss_and_gradients")
+        self.operator = ops.Custom(f"{library.path}:{name}", shapes, types, "aot")
 
     def construct(self, inputs: Any, targets: Any, mask: Any, key: Any, factor: Any) -> tuple[Any, Any]:
         found = self.operator(

@@ -15,6 +15,7 @@
 #include "arithmetic.h"
 #include "row_products.h"
 #include "levels.h"
+#include "beside.h"
 #include "model.h"
 #include "pool.h"
 #include "ring.h"
@@ -67,12 +68,12 @@ EXPORTED int spark_decode_product(const Matrix* w, const float* bias, const floa
 
 // matrices, vectors: see Parameters. cos, sin: (positions, D), the first half of sin negative. rings: of each text, of each
 // layer, keys and values (H * slots, D) of `ring_type`, kFloat32 or kBfloat16. logits: (texts, vocabulary). vnni: whether whole
-// numbers are multiplied where the processor can.
+// numbers are multiplied where the processor can. adapters: or null, with their scale in B.
 // -> 0, 1 for an argument out of its range, 2 when there is no memory for the activations.
 EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, const float* const* vectors,
-                               const float* cos, const float* sin, int64_t texts, int64_t slots, const int32_t* ids,
-                               const int32_t* positions, void* const* rings, int32_t ring_type, float* logits, int threads,
-                               int level, int vnni) {
+                               const float* cos, const float* sin, const Adapters* adapters, int64_t texts,
+                               int64_t slots, const int32_t* ids, const int32_t* positions, void* const* rings,
+                               int32_t ring_type, float* logits, int threads, int level, int vnni) {
     const int64_t hidden = shape->hidden, heads = shape->heads, mlp = shape->mlp, vocabulary = shape->vocabulary;
     if (texts < 1 || slots < 1 || threads < 1 || hidden < 1 || heads < 1 || hidden % heads || level > best_level())
         return 1;
@@ -86,8 +87,11 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
     Pool::Turn pool(Pool::of_process(), threads);
     std::vector<float> memory, all_scores;
     const int64_t room = slots + 16;  // of a thread's scores; vectors of up to 16 reach beyond the last slot
+    const Adapters lora = adapters ? *adapters : Adapters{};
+    std::optional<Beside> beside;
     std::optional<row_products::Inputs> inputs;
     try {
+        beside.emplace(pool, level, lora, texts);
         inputs.emplace(pool, level, vnni != 0, texts, std::max(hidden, mlp));
         memory.resize(texts * (6 * hidden + 2 * mlp));
         all_scores.resize(pool.workers() * room);
@@ -118,12 +122,14 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
                                      {matrix.k, vector.k_bias, texts, hidden},
                                      {matrix.v, vector.v_bias, texts, hidden}};
         inputs->take(h, texts, hidden, {&matrix.q, &matrix.k, &matrix.v});
+        beside->take(h, texts, hidden, number, {kQ, kK, kV});
         const int64_t until_k = products[0].count, until_v = until_k + products[1].count;
         pool.share(until_v + products[2].count, [&](int64_t piece, int) {
             const int which = (piece >= until_k) + (piece >= until_v);
             const int64_t part = piece - (which == 0 ? 0 : which == 1 ? until_k : until_v);
             const Product& of = products[which];
             inputs->multiply(of, false, qkv[which], of.begin(part), of.end(part));
+            beside->add(kQ + which, qkv[which], hidden, of.begin(part), of.end(part));
         });
         pool.share(texts * heads, [&](int64_t unit, int worker) {
             const int64_t t = unit / heads, head = unit % heads, position = positions[t];
@@ -138,19 +144,26 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
                        all_scores.data() + worker * room, attended + unit * size);
         });
         multiply(matrix.out, vector.out_bias, attended, hidden, true, x);
+        beside->take(attended, texts, hidden, number, {kOut});
+        beside->add(kOut, x, hidden);
 
         norm(vector.mlp_norm_gamma, vector.mlp_norm_beta);
         const Product gates(matrix.gate, vector.gate_bias, texts, hidden);
         const Product values(matrix.up, vector.up_bias, texts, hidden);
         inputs->take(h, texts, hidden, {&matrix.gate, &matrix.up});
+        beside->take(h, texts, hidden, number, {kGate, kUp});
         pool.share(gates.count, [&](int64_t piece, int) {
             const int64_t begin = gates.begin(piece), end = gates.end(piece);
             inputs->multiply(gates, false, gate, begin, end);
             inputs->multiply(values, false, up, begin, end);
+            beside->add(kGate, gate, mlp, begin, end);
+            beside->add(kUp, up, mlp, begin, end);
             for (int64_t t = 0; t < texts; ++t)
                 run.gated_gelu(gate + t * mlp + begin, up + t * mlp + begin, end - begin);
         });
         multiply(matrix.down, vector.down_bias, gate, mlp, true, x);
+        beside->take(gate, texts, mlp, number, {kDown});
+        beside->add(kDown, x, hidden);
     }
     const float* const* last_norm = weights.last_norm(shape->layers);
     norm(last_norm[0], last_norm[1]);

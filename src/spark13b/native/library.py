@@ -26,18 +26,18 @@ _FUNCTIONS: dict[str, tuple[list[type], type]] = {
     "spark_vnni": ([], _SMALL),
     "spark_open_onednn": ([ctypes.c_char_p], _SMALL),
     "spark_decode_step": (
-        [*[_POINTER] * 5, _NUMBER, _NUMBER, *[_POINTER] * 3, _SMALL, _POINTER, *[_SMALL] * 3],
+        [*[_POINTER] * 6, _NUMBER, _NUMBER, *[_POINTER] * 3, _SMALL, _POINTER, *[_SMALL] * 3],
         _SMALL,
     ),
     "spark_decode_product": ([*[_POINTER] * 3, _NUMBER, _NUMBER, _SMALL, _POINTER, *[_SMALL] * 3], _SMALL),
     "spark_prefill": (
-        [*[_POINTER] * 5, *[_NUMBER] * 4, *[_POINTER] * 2, _SMALL, _NUMBER, _POINTER, *[_SMALL] * 4],
+        [*[_POINTER] * 6, *[_NUMBER] * 4, *[_POINTER] * 2, _SMALL, _NUMBER, _POINTER, *[_SMALL] * 4],
         _SMALL,
     ),
     "spark_multiply": ([*[_POINTER] * 5, _SMALL, _SMALL], _SMALL),
     "spark_packed_bytes": ([], _NUMBER),
     "spark_logits_at_once": ([], _NUMBER),
-    "spark_training_bytes": ([_POINTER], _NUMBER),
+    "spark_training_bytes": ([_POINTER, _POINTER], _NUMBER),
 }
 
 

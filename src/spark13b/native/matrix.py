@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-_TYPES = {"float32": 0, "bfloat16": 1, "uint16": 1, "int8": 2, "uint8": 3}  # NumPy's type -> the library's number
+TYPES = {"float32": 0, "bfloat16": 1, "uint16": 1, "int8": 2, "uint8": 3}  # NumPy's type -> the library's number
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Matrix:
     @property
     def type(self) -> int:
         """The library's number of the type. Raises ValueError for a type that it does not read."""
-        found = _TYPES.get(self.array.dtype.name)
+        found = TYPES.get(self.array.dtype.name)
         if found is None or self.array.ndim != 2:
             raise ValueError(f"a matrix of {self.array.dtype} {self.array.shape} cannot be read")
         return found

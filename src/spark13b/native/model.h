@@ -27,6 +27,21 @@ struct Layer {
     const Vectors& vector;
 };
 
+// The linear layers of a layer, in a checkpoint's order.
+enum LinearName { kQ, kK, kV, kOut, kGate, kUp, kDown, kLinears };
+
+// Low-rank adapters beside linear layers, y += (x A^T scale) B^T as in model/adapter.py. `values`: A (rank, inputs) and
+// B (outputs, rank) of the linear layers of each layer in a checkpoint's order, null where there is none; null: there are none.
+struct Adapters {
+    const float* const* values = nullptr;
+    int64_t rank = 0;
+    float scale = 1.0f;  // 1 where B has it already
+
+    // A and B of a linear layer, null where it has none.
+    const float* a(int64_t layer, int linear) const { return values ? values[(layer * kLinears + linear) * 2] : nullptr; }
+    const float* b(int64_t layer, int linear) const { return values ? values[(layer * kLinears + linear) * 2 + 1] : nullptr; }
+};
+
 // All weights: `matrices` are the embedding and 7 of each layer, `vectors` 11 of each layer, gamma and beta of the last norm.
 struct Parameters {
     const Matrix* matrices;

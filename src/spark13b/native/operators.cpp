@@ -50,17 +50,19 @@ Rows<Number> rows_of(Number* data, const AttentionShape& shape) {
 }
 
 // numbers: threads, level, heads, window, type, recompute, the bits of epsilon, the layers, the types of linear layers'
-// parameters and of the embedding; with adapters also their rank, the bits of their scale, and for each layer a number
+// parameters and of the embedding or, of weights that are `elsewhere`, the addresses of matrices and vectors (see Parameters);
+// with adapters also their rank, the bits of their scale, and for each layer a number
 // whose bits are the linear layers that have one. Tensors behind them: ids, targets, mask, factor, cos, sin (of as many
-// positions or more), the weights, A and B of each adapter; then the two sums of train_batch and, with `differentiates`,
-// the gradients: of all adapters or, where there are none, of all weights.
-int train(int count, void** data, int64_t** shapes, bool differentiates) try {
+// positions or more), the weights unless they are elsewhere, A and B of each adapter; then the two sums of train_batch and, with
+// `differentiates`, the gradients: of all adapters or, where there are none, of all weights.
+int train(int count, void** data, int64_t** shapes, bool elsewhere, bool differentiates) try {
     constexpr int kBefore = 7, kNumbers = 10;
     const Call call = call_of(data, shapes);
     const int64_t numbers = shapes[0][0], layers = numbers < kNumbers ? 0 : call.numbers[7];
     const bool adapts = numbers > kNumbers;
+    if (elsewhere && differentiates && !adapts) return 1;
     if (layers < 1 || layers > count || (adapts && numbers != kNumbers + 2 + layers)) return 1;
-    const int weights = static_cast<int>(3 + kArrays * layers);
+    const int arrays = static_cast<int>(3 + kArrays * layers), weights = elsewhere ? 0 : arrays;
     std::vector<int> places;  // of A and of B of each linear layer among the adapters, -1: it has none
     int values = 0;
     for (int64_t l = 0; adapts && l < layers; ++l)
@@ -73,16 +75,33 @@ int train(int count, void** data, int64_t** shapes, bool differentiates) try {
     shape.batch = shapes[1][0];
     shape.tokens = shapes[1][1];
     shape.layers = layers;
-    shape.vocabulary = shapes[kBefore][0];
-    shape.hidden = shapes[kBefore][1];
-    shape.mlp = shapes[kBefore + 1 + place_of(kGate)][0];
     shape.heads = call.numbers[2];
     shape.window = call.numbers[3];
     shape.type = static_cast<int32_t>(call.numbers[4]);
     shape.recompute = call.numbers[5] != 0;
     shape.epsilon = float_of(call.numbers[6]);
-    shape.linear_type = static_cast<int32_t>(call.numbers[8]);
-    shape.embedding_type = static_cast<int32_t>(call.numbers[9]);
+    std::vector<Matrix> own_matrices;
+    std::vector<const void*> own_vectors;
+    TrainingWeights base{};
+    if (elsewhere) {
+        base = {reinterpret_cast<const Matrix*>(call.numbers[8]), reinterpret_cast<const void* const*>(call.numbers[9])};
+        shape.bias_type = kFloat32;
+    } else {
+        shape.bias_type = static_cast<int32_t>(call.numbers[8]);
+        for (int at = 0; at < arrays; ++at) {
+            const int place = (at - 1) % kArrays;
+            const bool is_matrix = at == 0 || (at < arrays - 2 && place >= 2 && place % 2 == 0 && place != kMlpNorm);
+            const auto type = static_cast<int32_t>(call.numbers[at == 0 ? 9 : 8]);
+            if (is_matrix)
+                own_matrices.push_back({data[kBefore + at], nullptr, type, 0, shapes[kBefore + at][0]});
+            else
+                own_vectors.push_back(data[kBefore + at]);
+        }
+        base = {own_matrices.data(), own_vectors.data()};
+    }
+    shape.vocabulary = base.matrices[0].outputs;
+    shape.hidden = base.matrices[1].outputs;
+    shape.mlp = base.matrices[1 + kGate].outputs;
     Adapters adapters;
     std::vector<float*> of_adapters, gradients;
     const auto tensors_at = [&](int first) {
@@ -97,7 +116,7 @@ int train(int count, void** data, int64_t** shapes, bool differentiates) try {
     if (differentiates && adapts) gradients = tensors_at(sums + 1);
     for (int i = 0; !adapts && i < trained; ++i) gradients.push_back(call.to(sums + 1 + i));
     Pool::Turn pool(Pool::of_process(), call.threads());
-    return train_batch(pool, call.level(), shape, data + kBefore, adapters, call.floats(5), call.floats(6),
+    return train_batch(pool, call.level(), shape, base, adapters, call.floats(5), call.floats(6),
                        static_cast<const int32_t*>(data[1]), static_cast<const int32_t*>(data[2]), call.floats(3),
                        *call.floats(4), call.to(sums), differentiates ? gradients.data() : nullptr);
 } catch (const std::bad_alloc&) {
@@ -139,11 +158,21 @@ EXPORTED int spark_attention_gradient(int, void** data, int*, int64_t** shapes, 
 }
 
 EXPORTED int spark_loss(int count, void** data, int*, int64_t** shapes, const char**, void*, void*) {
-    return train(count, data, shapes, false);
+    return train(count, data, shapes, false, false);
 }
 
 EXPORTED int spark_loss_and_gradients(int count, void** data, int*, int64_t** shapes, const char**, void*, void*) {
-    return train(count, data, shapes, true);
+    return train(count, data, shapes, false, true);
+}
+
+// The same with weights that are no tensors.
+EXPORTED int spark_loss_elsewhere(int count, void** data, int*, int64_t** shapes, const char**, void*, void*) {
+    return train(count, data, shapes, true, false);
+}
+
+EXPORTED int spark_loss_and_gradients_elsewhere(int count, void** data, int*, int64_t** shapes, const char**, void*,
+                                                void*) {
+    return train(count, data, shapes, true, true);
 }
 
 // numbers: threads, level, the bits of beta1, beta2, epsilon and of the norm to clip to (0: none), whether gradients that

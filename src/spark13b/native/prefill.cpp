@@ -14,6 +14,7 @@
 
 #include "arithmetic.h"
 #include "attention.h"
+#include "beside.h"
 #include "levels.h"
 #include "model.h"
 #include "pool.h"
@@ -51,11 +52,12 @@ int64_t padded(int64_t count) {
 
 class Prefill {
   public:
-    Prefill(Pool::Turn& pool, const SparkShape& shape, const Parameters& weights, int level, bool vnni, bool rounds,
-            int64_t count)
+    Prefill(Pool::Turn& pool, const SparkShape& shape, const Parameters& weights, const Adapters& adapters, int level,
+            bool vnni, bool rounds, int64_t count)
         : pool_(pool),
           shape_(shape),
           weights_(weights),
+          adapters_(adapters),
           run_(arithmetic(level)),
           own_(kernels_of(level)),
           level_(level),
@@ -63,7 +65,8 @@ class Prefill {
           count_(count),
           rows_(count <= kFew ? count : padded(count)),
           type_(rounds && count > kFew ? kBfloat16 : kFloat32),
-          inputs_(pool, level, vnni, count, std::max(shape.hidden, shape.mlp)) {
+          inputs_(pool, level, vnni, count, std::max(shape.hidden, shape.mlp)),
+          beside_(pool, level, adapters, count <= kFew ? count : 0) {
         const int64_t hidden = shape.hidden, mlp = shape.mlp;
         if (!plan(hidden, hidden, false, true)) type_ = kFloat32;  // nobody multiplies bfloat16
         x_.resize(rows_ * hidden);
@@ -74,6 +77,7 @@ class Prefill {
         gate_.resize(rows_ * mlp);
         up_.resize(rows_ * mlp);
         panels_.resize(pool.workers());
+        if (adapters.values) low_.resize(3 * rows_ * adapters.rank);
     }
 
     // -> false when a product fails
@@ -97,6 +101,7 @@ class Prefill {
                       {matrix.k, vector.k_bias, k_.data()},
                       {matrix.v, vector.v_bias, v_.data()}},
                      h_, hidden, hidden, false);
+            adapt(number, {{kQ, q_.data()}, {kK, k_.data()}, {kV, v_.data()}}, h_, hidden, hidden);
             pool_.share(shape_.heads, [&](int64_t head, int) {
                 const Ring ring_keys(rings[2 * number], ring_type, head, slots, size);
                 const Ring ring_values(rings[2 * number + 1], ring_type, head, slots, size);
@@ -149,12 +154,15 @@ class Prefill {
                                   in_ring(static_cast<const uint16_t*>(first_values.rows())), out);
             if (!good) throw std::bad_alloc();
             multiply({{matrix.out, vector.out_bias, x_.data()}}, h_, hidden, hidden, true);
+            adapt(number, {{kOut, x_.data()}}, h_, hidden, hidden);
 
             norm(vector.mlp_norm_gamma, vector.mlp_norm_beta);
             multiply({{matrix.gate, vector.gate_bias, gate_.data()}, {matrix.up, vector.up_bias, up_.data()}}, h_, mlp,
                      hidden, false);
+            adapt(number, {{kGate, gate_.data()}, {kUp, up_.data()}}, h_, mlp, hidden);
             pool_.share(rows_, [&](int64_t t, int) { run_.gated_gelu(&gate_[t * mlp], &up_[t * mlp], mlp); });
             multiply({{matrix.down, vector.down_bias, x_.data()}}, gate_, hidden, mlp, true);
+            adapt(number, {{kDown, x_.data()}}, gate_, hidden, mlp);
         }
         if (wanted > 0) tell(wanted, logits);
         return good_;
@@ -238,6 +246,45 @@ class Prefill {
         good_ &= ::multiply(pool_, all.data(), all.size(), columns);
     }
 
+    struct Adapted {
+        int linear;
+        float* to;  // (rows, outputs)
+    };
+
+    // Add to what linear layers of the same sizes have made of `from` (rows, inputs) what their adapters do, all in float32.
+    void adapt(int64_t layer, std::initializer_list<Adapted> of, const std::vector<float>& from, int64_t outputs,
+               int64_t inputs) {
+        if (!adapters_.values) return;
+        if (count_ <= kFew) {
+            for (const Adapted& one : of) {
+                beside_.take(from.data(), count_, inputs, layer, {one.linear});
+                beside_.add(one.linear, one.to, outputs);
+            }
+            return;
+        }
+        const int64_t rank = adapters_.rank;
+        const auto planned = [&](int64_t columns, int64_t depth, bool adds) {
+            return Product::plan({rows_, columns, depth, {kFloat32, depth, 1}, {kFloat32, 1, depth}, {kFloat32, columns, 1},
+                                  false, adds},
+                                 level_);
+        };
+        const Product *down = planned(rank, inputs, false), *up = planned(outputs, rank, true);
+        if (!down || !up) {
+            good_ = false;
+            return;
+        }
+        std::vector<Multiplication> first, second;
+        for (const Adapted& one : of) {
+            const float *a = adapters_.a(layer, one.linear), *b = adapters_.b(layer, one.linear);
+            if (!a) continue;
+            float* low = low_.data() + static_cast<int64_t>(first.size()) * rows_ * rank;
+            first.push_back({down, from.data(), a, nullptr, low});
+            second.push_back({up, low, b, nullptr, one.to});
+        }
+        for (const auto* some : {&first, &second})
+            if (!some->empty()) good_ &= ::multiply(pool_, some->data(), some->size());
+    }
+
     // Let every thread have room to unpack so many rows of a matrix that is not of the products' type.
     void make_room(int64_t rows, int64_t inputs) {
         const size_t needed = panel_size(rows, inputs) + inputs;
@@ -277,6 +324,7 @@ class Prefill {
     Pool::Turn& pool_;
     const SparkShape& shape_;
     const Parameters& weights_;
+    const Adapters& adapters_;
     const Arithmetic& run_;
     const Kernels& own_;
     const int level_;
@@ -284,7 +332,9 @@ class Prefill {
     const int64_t count_, rows_;
     int32_t type_;
     row_products::Inputs inputs_;
+    Beside beside_;
     std::vector<float> x_, q_, k_, v_, h_, gate_, up_;
+    std::vector<float> low_;  // rows times A^T of up to three adapters
     std::vector<uint16_t> narrow_;
     std::vector<std::vector<float>> panels_;
     bool good_ = true;
@@ -296,11 +346,11 @@ extern "C" {
 
 // ids (count) at positions `start` on, of a text whose rings hold what is before them; `rings`: of each layer, keys and
 // values (H * slots, D) of `ring_type`. logits: (wanted, vocabulary), of the last `wanted` tokens. rounds: products of
-// bfloat16. vnni: as of spark_decode_step.
+// bfloat16. vnni, adapters: as of spark_decode_step.
 // -> 0, 1 for an argument out of its range, 2 when there is no memory, 3 when a product fails.
 EXPORTED int spark_prefill(const SparkShape* shape, const Matrix* matrices, const float* const* vectors, const float* cos,
-                           const float* sin, int64_t count, int64_t start, int64_t slots, int64_t window,
-                           const int32_t* ids, void* const* rings, int32_t ring_type, int64_t wanted, float* logits,
+                           const float* sin, const Adapters* adapters, int64_t count, int64_t start, int64_t slots,
+                           int64_t window, const int32_t* ids, void* const* rings, int32_t ring_type, int64_t wanted, float* logits,
                            int rounds, int threads, int level, int vnni) {
     if (count < 1 || start < 0 || slots < 1 || window < 1 || wanted < 0 || wanted > count || threads < 1 ||
         shape->hidden < 1 || shape->heads < 1 || shape->hidden % shape->heads || start + count > shape->positions ||
@@ -311,7 +361,8 @@ EXPORTED int spark_prefill(const SparkShape* shape, const Matrix* matrices, cons
     try {
         const Parameters weights = {matrices, vectors};
         Pool::Turn pool(Pool::of_process(), threads);
-        Prefill prefill(pool, *shape, weights, level, vnni != 0, rounds != 0, count);
+        const Adapters lora = adapters ? *adapters : Adapters{};
+        Prefill prefill(pool, *shape, weights, lora, level, vnni != 0, rounds != 0, count);
         return prefill.read(cos, sin, start, slots, window, ids, rings, ring_type, wanted, logits) ? 0 : 3;
     } catch (const std::bad_alloc&) {
         return 2;

@@ -12,6 +12,7 @@
 #include <new>
 #include <vector>
 
+#include "arithmetic.h"
 #include "attention.h"
 #include "levels.h"
 #include "linear.h"
@@ -41,18 +42,30 @@ struct Kernels {
 namespace {
 
 constexpr int64_t kColumns = 256;  // of a piece of sums over rows
+constexpr unsigned kAll = (1u << kLinears) - 1;
+
+// A packed matrix that is to be unpacked in the products' type.
+struct Opening {
+    const Matrix& of;
+    int64_t inputs;
+    char* to;
+
+    int64_t strips() const { return (of.outputs + kStrip - 1) / kStrip; }
+};
 
 class Training : private TrainingMemory {
   public:
-    Training(Pool::Turn& pool, int level, const TrainingShape& shape, const void* const* weights,
+    Training(Pool::Turn& pool, int level, const TrainingShape& shape, const TrainingWeights& weights,
              const Adapters& adapters, const float* cos, const float* sin, float* const* gradients)
         : TrainingMemory(shape, weights, adapters, gradients),
           pool_(pool),
           run_(kernels_of(level)),
+          arithmetic_(arithmetic(level)),
           level_(level),
           cos_(cos),
           sin_(sin),
           products_(pool, level, count_, shape.type) {
+        if (shape.type != kFloat32) wide_.resize(pool.workers() * std::max(shape.hidden, shape.mlp));
         pool_.share(copies_.size(), [&](int64_t number, int) {
             const Copy& copy = copies_[number];
             run_.convert[copy.from_type][copy.type](copy.from, copy.count, copy.factor, copy.to);
@@ -62,11 +75,8 @@ class Training : private TrainingMemory {
     void run(const int32_t* ids, const int32_t* targets, const float* mask, float factor, float* loss) {
         const int64_t hidden = shape_.hidden;
         pool_.share(pieces_, [&](int64_t piece, int) {
-            const auto* table = static_cast<const char*>(weights_[0]);
-            const int64_t row = hidden * bytes_of(shape_.embedding_type);
             for (int64_t n = first(piece); n < last(piece); ++n)
-                run_.convert[shape_.embedding_type][kFloat32](table + ids[n] * row, hidden, 1.0f,
-                                                              kept_[0].x + n * hidden);
+                arithmetic_.row(embedding(), ids[n], hidden, kept_[0].x + n * hidden);
         });
         for (int64_t l = 0; l < shape_.layers; ++l) forward(l, l + 1 < shape_.layers ? kept_[l + 1].x : final_);
         score_all(targets, mask, factor, loss);
@@ -100,6 +110,37 @@ class Training : private TrainingMemory {
 
     int64_t first(int64_t piece) const { return piece * kRows; }
     int64_t last(int64_t piece) const { return std::min(count_, (piece + 1) * kRows); }
+
+    // Unpack what is packed of layer l, of `linears` a bit each, for the products that follow.
+    void open(int64_t l, unsigned linears) {
+        if (opened_layer_ != l) opened_ = 0;
+        std::vector<Opening> openings;
+        for (int i = 0; i < kLinears; ++i)
+            if ((linears & ~opened_) >> i & 1 && is_packed(matrix(l, i)))
+                openings.push_back({matrix(l, i), kept_[l].linears[i].inputs, places_[i]});
+        unpack(openings);
+        opened_layer_ = l;
+        opened_ |= linears;
+    }
+
+    void unpack(const std::vector<Opening>& openings) {
+        int64_t strips = 0;
+        for (const Opening& one : openings) strips += one.strips();
+        pool_.share(strips, [&](int64_t strip, int worker) {
+            const Opening* one = openings.data();
+            for (; strip >= one->strips(); ++one) strip -= one->strips();
+            const int64_t row = one->inputs * bytes_of(shape_.type);
+            for (int64_t o = strip * kStrip; o < std::min(one->of.outputs, (strip + 1) * kStrip); ++o) {
+                if (shape_.type == kFloat32) {
+                    arithmetic_.row(one->of, o, one->inputs, reinterpret_cast<float*>(one->to + o * row));
+                } else {
+                    float* wide = &wide_[worker * std::max(shape_.hidden, shape_.mlp)];
+                    arithmetic_.row(one->of, o, one->inputs, wide);
+                    run_.convert[kFloat32][kBfloat16](wide, one->inputs, 1.0f, one->to + o * row);
+                }
+            }
+        });
+    }
 
     // Rows (N, C) in the products' type: where they lie, or in one of three places.
     const void* operand(const float* rows, int place) {
@@ -186,6 +227,7 @@ class Training : private TrainingMemory {
         Kept& kept = kept_[l];
         const Linear* linears = kept.linears;
         const int64_t mlp = shape_.mlp, wide = count_ * shape_.hidden * sizeof(float);
+        open(l, out ? kAll : kAll & ~(1u << kDown));
         norm(kept.x, l, kNorm);
         products_.forward(linears[kQ], h_, kept.q, kFloat32, false);
         products_.forward(linears[kK], h_, kept.k, kFloat32, false);
@@ -218,6 +260,7 @@ class Training : private TrainingMemory {
         const Kept& kept = kept_[l];
         const Linear* linears = kept.linears;
         const int64_t mlp = shape_.mlp;
+        open(l, kAll);
 
         const void* change = operand(change_, 0);
         add_up(change_, bias_gradient(l, kDown));
@@ -279,6 +322,10 @@ class Training : private TrainingMemory {
         const int64_t hidden = shape_.hidden, vocabulary = shape_.vocabulary;
         const int32_t type = shape_.type;
         norm(final_, shape_.layers, 0);
+        if (is_packed(embedding())) {
+            unpack({{embedding(), hidden, room_}});
+            opened_layer_ = -1;
+        }
         // a row's gradients lie where its logits were, in their type
         const int64_t change_row = type == kBfloat16 ? 2 * vocabulary : vocabulary;
         for (int64_t begin = 0; begin < count_; begin += logit_rows_) {
@@ -314,9 +361,13 @@ class Training : private TrainingMemory {
 
     Pool::Turn& pool_;
     const Kernels& run_;
+    const Arithmetic& arithmetic_;
     const int level_;
     const float *cos_, *sin_;
     Rounds products_;
+    std::vector<float> wide_;
+    int64_t opened_layer_ = -1;
+    unsigned opened_ = 0;
 };
 
 }  // namespace
@@ -324,14 +375,14 @@ class Training : private TrainingMemory {
 bool TrainingShape::valid() const {
     return batch > 0 && tokens > 0 && layers > 0 && hidden > 0 && heads > 0 && hidden % heads == 0 &&
            hidden / heads % 2 == 0 && mlp > 0 && vocabulary > 0 && window > 0 &&
-           (type == kFloat32 || type == kBfloat16) && (linear_type == kFloat32 || linear_type == kBfloat16) &&
-           (embedding_type == kFloat32 || embedding_type == kBfloat16);
+           (type == kFloat32 || type == kBfloat16) && (bias_type == kFloat32 || bias_type == kBfloat16);
 }
 
-int train_batch(Pool::Turn& pool, int level, const TrainingShape& shape, const void* const* weights,
+int train_batch(Pool::Turn& pool, int level, const TrainingShape& shape, const TrainingWeights& weights,
                 const Adapters& adapters, const float* cos, const float* sin, const int32_t* ids,
                 const int32_t* targets, const float* mask, float factor, float* loss, float* const* gradients) {
-    const bool rounded = shape.linear_type != kFloat32 || shape.embedding_type != kFloat32;
+    bool rounded = shape.bias_type != kFloat32;
+    for (int64_t i = 0; i < 1 + kLinears * shape.layers; ++i) rounded |= weights.matrices[i].type != kFloat32;
     if (!shape.valid() || level < 0 || level > best_level()) return 1;
     if (adapters.values ? adapters.rank < 1 : gradients && rounded) return 1;
     for (int64_t n = 0; n < shape.batch * shape.tokens; ++n)

@@ -3,11 +3,10 @@
 
 #include <cstdint>
 
+#include "model.h"
 #include "pool.h"
 
-// A layer's linear layers, and where its arrays are in a checkpoint's order: each weight has its bias behind it, and each
-// gamma its beta.
-enum LinearName { kQ, kK, kV, kOut, kGate, kUp, kDown, kLinears };
+// Where a layer's arrays are in a checkpoint's order: each weight has its bias behind it, and each gamma its beta.
 enum Place { kNorm = 0, kMlpNorm = 10, kArrays = 18 };
 constexpr int place_of(int linear) { return 2 + 2 * linear + (linear >= kGate ? 2 : 0); }
 
@@ -17,25 +16,23 @@ struct TrainingShape {
     int64_t window;
     float epsilon;
     int32_t type;  // of both sides of products and what is kept of them: kFloat32 or kBfloat16; sums are float32
-    int32_t linear_type, embedding_type;  // of weights and biases, and of the embedding; what is trained is float32
+    int32_t bias_type;  // kFloat32 or kBfloat16
     bool recompute;  // keep nothing of a layer but its input
 
     bool valid() const;
 };
 
-// Low-rank adapters, see linear.h. `values`: A and B of the linear layers of each layer, null where there is none; with
-// adapters they alone are trained, and weights stay as they are. Null: there are none, and all weights are trained.
-struct Adapters {
-    const float* const* values = nullptr;
-    int64_t rank = 0;
-    float scale = 1.0f;
+// What a step computes with: the embedding (V, C) and 7 matrices of each layer; 11 vectors of each layer and 2 of the last
+// norm, each in a checkpoint's order. Norms are float32. What is trained of it must be float32, all of it.
+struct TrainingWeights {
+    const Matrix* matrices;
+    const void* const* vectors;
 };
 
-// weights: the embedding (V, C), 18 arrays of each layer and 2 of the last norm, in a checkpoint's order; norms float32.
-// cos, sin: (tokens, D), the first half of sin negative. ids, targets, mask: (batch, tokens). `loss[0]` gets factor times the
+// With adapters they alone are trained, and weights stay as they are; without, all weights are trained. cos, sin: (tokens, D), the first half of sin negative. ids, targets, mask: (batch, tokens). `loss[0]` gets factor times the
 // sum of mask times the negative log likelihood, `loss[1]` the sum of mask where the target is the likeliest. `gradients`
-// of loss[0], as `weights` or, with adapters, as their `values`; they are written unless they are null.
+// of loss[0], of all weights in a checkpoint's order or, with adapters, as their `values`; they are written unless they are null.
 // -> 0; 1 for an argument out of its range; 2 when memory ends; 3 when a product fails.
-int train_batch(Pool::Turn& pool, int level, const TrainingShape& shape, const void* const* weights,
+int train_batch(Pool::Turn& pool, int level, const TrainingShape& shape, const TrainingWeights& weights,
                 const Adapters& adapters, const float* cos, const float* sin, const int32_t* ids,
                 const int32_t* targets, const float* mask, float factor, float* loss, float* const* gradients);

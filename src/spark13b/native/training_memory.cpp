@@ -17,14 +17,14 @@ char* memory_of(size_t size) {
 
 }  // namespace
 
-TrainingMemory::TrainingMemory(const TrainingShape& shape, const void* const* weights, const Adapters& adapters,
+TrainingMemory::TrainingMemory(const TrainingShape& shape, const TrainingWeights& weights, const Adapters& adapters,
                                float* const* gradients)
     : TrainingMemory(shape, weights, adapters, gradients, Unlaid{}) {
     Arena arena(memory_of(measure()));
     lay_out(arena);
 }
 
-TrainingMemory::TrainingMemory(const TrainingShape& shape, const void* const* weights, const Adapters& adapters,
+TrainingMemory::TrainingMemory(const TrainingShape& shape, const TrainingWeights& weights, const Adapters& adapters,
                                float* const* gradients, Unlaid)
     : shape_(shape),
       weights_(weights),
@@ -34,10 +34,11 @@ TrainingMemory::TrainingMemory(const TrainingShape& shape, const void* const* we
       pieces_((count_ + kRows - 1) / kRows),
       logit_rows_(std::clamp<int64_t>(kLogits / shape.vocabulary, 1, count_)) {}
 
-size_t TrainingMemory::bytes(const TrainingShape& shape, const Adapters& adapters) {
-    const std::vector<const void*> weights(1 + shape.layers * kArrays + 2);
+size_t TrainingMemory::bytes(const TrainingShape& shape, const Matrix* matrices, const Adapters& adapters) {
+    const std::vector<const void*> vectors(11 * shape.layers + 2);
+    const TrainingWeights weights = {matrices, vectors.data()};
     float* const some[1] = {};
-    return TrainingMemory(shape, weights.data(), adapters, some, Unlaid{}).measure();
+    return TrainingMemory(shape, weights, adapters, some, Unlaid{}).measure();
 }
 
 size_t TrainingMemory::measure() {
@@ -65,8 +66,11 @@ void TrainingMemory::lay_out(Arena& arena) {
         if (!differentiates() && l == 1) kept.x = arena.take<float>(wide);  // two that take turns
     }
     copies_.clear();
+    lay_out_room(arena);
     lay_out_linears(arena);
-    table_ = typed(arena, weights_[0], shape_.embedding_type, shape_.type, shape_.vocabulary * hidden);
+    table_ = is_packed(embedding())
+                 ? room_
+                 : typed(arena, embedding().data, embedding().type, shape_.type, shape_.vocabulary * hidden);
     final_ = arena.take<float>(wide);
     h_ = take(arena, wide);
     act_ = take(arena, count_ * mlp);
@@ -81,9 +85,23 @@ void TrainingMemory::lay_out(Arena& arena) {
     sums_ = arena.take<float>(pieces_ * 2 * std::max(hidden, mlp));
 }
 
+// One room serves all layers, and the embedding when they have been computed.
+void TrainingMemory::lay_out_room(Arena& arena) {
+    int64_t offsets[kLinears], used = 0;
+    for (int i = 0; i < kLinears; ++i) {
+        offsets[i] = used;
+        bool packed = false;
+        for (int64_t l = 0; l < shape_.layers; ++l) packed |= is_packed(matrix(l, i));
+        if (packed) used += (outputs_of(i) * inputs_of(i) * bytes_of(shape_.type) + 63) / 64 * 64;
+    }
+    const int64_t table = is_packed(embedding()) ? shape_.vocabulary * shape_.hidden * bytes_of(shape_.type) : 0;
+    room_ = arena.take<char>(std::max(used, table));
+    for (int i = 0; i < kLinears; ++i) places_[i] = room_ ? room_ + offsets[i] : nullptr;
+}
+
 void TrainingMemory::lay_out_linears(Arena& arena) {
     const int64_t rank = adapters_.rank;
-    const int32_t type = shape_.type, from_type = shape_.linear_type;
+    const int32_t type = shape_.type;
     void *low[kLinears] = {}, *low_change[kLinears] = {};
     for (int i = 0; i < kLinears; ++i) {
         if (shares_layers()) low[i] = take(arena, count_ * rank);
@@ -92,11 +110,12 @@ void TrainingMemory::lay_out_linears(Arena& arena) {
     for (int64_t l = 0; l < shape_.layers; ++l)
         for (int i = 0; i < kLinears; ++i) {
             Linear& made = kept_[l].linears[i] = Linear{};
-            made.outputs = i == kGate || i == kUp ? shape_.mlp : shape_.hidden;
-            made.inputs = i == kDown ? shape_.mlp : shape_.hidden;
-            made.weights = typed(arena, array(l, place_of(i)), from_type, type, made.outputs * made.inputs);
-            const void* bias = typed(arena, array(l, place_of(i) + 1), from_type, kFloat32, made.outputs);
-            made.bias = static_cast<const float*>(bias);
+            made.outputs = outputs_of(i);
+            made.inputs = inputs_of(i);
+            const Matrix& from = matrix(l, i);
+            made.weights = is_packed(from) ? places_[i]
+                                           : typed(arena, from.data, from.type, type, made.outputs * made.inputs);
+            made.bias = static_cast<const float*>(typed(arena, bias(l, i), shape_.bias_type, kFloat32, made.outputs));
             const float* const* adapter = trains_weights() ? nullptr : adapters_.values + (l * kLinears + i) * 2;
             if (!adapter || !adapter[0]) continue;
             made.rank = rank;
@@ -132,24 +151,26 @@ extern "C" {
 EXPORTED int64_t spark_logits_at_once() { return kLogits; }
 
 // What a step holds that computes gradients. `numbers`: those of TrainingShape in its order, but window and epsilon; then
-// the rank of adapters, and a number whose bits are the linear layers that have one. -> bytes, -1 for such a shape there is
-// no step.
-EXPORTED int64_t spark_training_bytes(const int64_t* numbers) {
+// the rank of adapters, and a number whose bits are the linear layers that have one. `types`: of the embedding and of the 7
+// matrices of each layer. -> bytes, -1 for such a shape there is no step.
+EXPORTED int64_t spark_training_bytes(const int64_t* numbers, const int32_t* types) {
     TrainingShape shape{};
     int64_t* const sizes[] = {&shape.batch, &shape.tokens, &shape.layers,    &shape.hidden,
                               &shape.heads, &shape.mlp,    &shape.vocabulary};
     for (int64_t* size : sizes) *size = *numbers++;
-    for (int32_t* type : {&shape.type, &shape.linear_type, &shape.embedding_type}) *type = static_cast<int32_t>(*numbers++);
+    for (int32_t* type : {&shape.type, &shape.bias_type}) *type = static_cast<int32_t>(*numbers++);
     shape.recompute = *numbers++ != 0;
     shape.window = 1;
     const int64_t rank = numbers[0], adapted = numbers[1];
     if (!shape.valid() || rank < 0) return -1;
+    std::vector<Matrix> matrices;
+    for (int64_t i = 0; i < 1 + kLinears * shape.layers; ++i) matrices.push_back({nullptr, nullptr, types[i], 0, 0});
     float some = 0.0f;
     std::vector<float*> values;
     for (int64_t i = 0; rank > 0 && i < shape.layers * kLinears * 2; ++i)
         values.push_back(adapted >> (i / 2 % kLinears) & 1 ? &some : nullptr);
     const Adapters adapters{rank > 0 ? values.data() : nullptr, rank, 1.0f};
-    return static_cast<int64_t>(TrainingMemory::bytes(shape, adapters));
+    return static_cast<int64_t>(TrainingMemory::bytes(shape, matrices.data(), adapters));
 }
 
 }  // extern "C"

@@ -29,16 +29,27 @@ class _Matrix(ctypes.Structure):
     ]
 
 
+class _Adapters(ctypes.Structure):
+    _fields_ = [("values", ctypes.c_void_p), ("rank", ctypes.c_int64), ("scale", ctypes.c_float)]
+
+
 class Weights:
     """A model's parameters where they lie in memory, which they must not leave as long as this is used.
 
     `parameters`: the embedding (V, C), then each layer's 18 and the last norm's 2 in a checkpoint's order. Vectors are
     float32 arrays, matrices a Matrix, or an array of float32 or bfloat16. `cos` and `sin` (positions, D), sin with the
-    minus of the first half. Raises ValueError for anything else.
+    minus of the first half. `adapters`: A (rank, inputs) and B (outputs, rank), with its scale, of each layer's seven
+    linear layers, float32, None where there is none; empty without adapters. Raises ValueError for anything else.
     """
 
     def __init__(
-        self, parameters: Sequence[np.ndarray | Matrix], cos: np.ndarray, sin: np.ndarray, heads: int, epsilon: float
+        self,
+        parameters: Sequence[np.ndarray | Matrix],
+        cos: np.ndarray,
+        sin: np.ndarray,
+        heads: int,
+        epsilon: float,
+        adapters: Sequence[tuple[np.ndarray, np.ndarray] | None] = (),
     ) -> None:
         layers, rest = divmod(len(parameters) - 3, _LAYER)
         if layers < 1 or rest:
@@ -70,11 +81,34 @@ class Weights:
         self.cos, self.sin = cos, sin
         self._matrices = (_Matrix * len(self.matrices))(*map(described, self.matrices))
         self._vectors = addresses_of(self.vectors)
+        self._pairs = list(adapters)  # are kept
+        self._adapters = self._described_adapters() if any(self._pairs) else None
+
+    def addresses(self) -> tuple[int, int]:
+        """Where C++ finds matrices and vectors."""
+        return ctypes.addressof(self._matrices), self._vectors.ctypes.data
 
     def pointers(self) -> tuple[int, ...]:
-        """Where C++ finds shape, matrices, vectors, cos and sin: the first arguments of its functions."""
-        arrays = (self._vectors, self.cos, self.sin)
-        return ctypes.addressof(self.shape), ctypes.addressof(self._matrices), *(one.ctypes.data for one in arrays)
+        """Where C++ finds shape, matrices, vectors, cos, sin and adapters: the first arguments of its functions."""
+        arrays = (one.ctypes.data for one in (self._vectors, self.cos, self.sin))
+        adapters = 0 if self._adapters is None else ctypes.addressof(self._adapters)
+        return ctypes.addressof(self.shape), ctypes.addressof(self._matrices), *arrays, adapters
+
+    def _described_adapters(self) -> _Adapters:
+        """The adapters as C++ is told of them. Raises ValueError where they do not fit the matrices."""
+        matrices = self.matrices[1:]
+        if len(self._pairs) != len(matrices):
+            raise ValueError(f"{len(self._pairs)} adapters are not those of {len(matrices)} linear layers")
+        rank = next(len(pair[0]) for pair in self._pairs if pair is not None)
+        self._values = np.zeros((len(matrices), 2), np.uintp)
+        for number, (pair, matrix) in enumerate(zip(self._pairs, matrices, strict=True)):
+            if pair is None:
+                continue
+            outputs, inputs = matrix.shape
+            check_array(pair[0], (rank, inputs), np.float32, f"A of linear layer {number}")
+            check_array(pair[1], (outputs, rank), np.float32, f"B of linear layer {number}")
+            self._values[number] = addresses_of(pair)
+        return _Adapters(self._values.ctypes.data, rank, 1.0)
 
 
 def described(matrix: Matrix) -> _Matrix:

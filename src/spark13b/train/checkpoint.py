@@ -21,8 +21,10 @@ from spark13b.ckpt.layout import RANK_FILE, Layout
 from spark13b.errors import InputError
 from spark13b.files import write_text
 from spark13b.model.causal_lm import SparkForCausalLM, set_parameter
+from spark13b.model.quantized import TrainedModel
 from spark13b.run_folder import RunFolder, step_of
-from spark13b.train.lora import ADAPTERS_FILE, load_adapters
+from spark13b.train.base import ADAPTERS_FILE
+from spark13b.train.lora import load_adapters
 from spark13b.train.optimizer import AdamW
 from spark13b.train.slices import write_part, written_together
 
@@ -58,7 +60,7 @@ class RunState:
 def save(
     run: RunFolder,
     state: RunState,
-    model: SparkForCausalLM,
+    model: TrainedModel,
     optimizer: AdamW,
     keep: int,
     card: AdapterCard | None = None,
@@ -108,7 +110,7 @@ def amend(run: RunFolder, state: RunState, keep: int) -> None:
     _tidy(run, state, keep)
 
 
-def restore(run: RunFolder, model: SparkForCausalLM, optimizer: AdamW, note: Callable[[str], None]) -> RunState | None:
+def restore(run: RunFolder, model: TrainedModel, optimizer: AdamW, note: Callable[[str], None]) -> RunState | None:
     """Load the newest checkpoint that is whole; None when there is none yet.
 
     One that is damaged is passed over with a note. Raises InputError when all are, or none fits the model.
@@ -160,11 +162,12 @@ def last_good(run: RunFolder) -> Path | None:
     return None
 
 
-def _load(folder: Path, model: SparkForCausalLM, optimizer: AdamW) -> RunState:
+def _load(folder: Path, model: TrainedModel, optimizer: AdamW) -> RunState:
     state = read_state(folder)
     if model.setup.lora is not None:
         load_adapters(folder / ADAPTERS_FILE, model)
     else:
+        assert isinstance(model, SparkForCausalLM)
         with open_checkpoint(folder) as weights:
             model.load_state(weights)
             optimizer.take_masters(weights)

@@ -10,6 +10,10 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from spark13b.ckpt.adapters import parts_of
+from spark13b.ckpt.mapping import mapped_parameters
+from spark13b.ckpt.quantized import QuantizedCheckpoint
+from spark13b.ckpt.tensors import Checkpoint
+from spark13b.config.model import SparkConfig
 from spark13b.config.preset import Preset
 from spark13b.errors import InputError
 from spark13b.model.attention.choose import for_training
@@ -18,7 +22,9 @@ from spark13b.model.collectives import any_of, total_over
 from spark13b.model.cross_entropy import cross_entropy, hits
 from spark13b.model.loss import Alignment, align
 from spark13b.model.mesh import ALONE, Mesh, join
+from spark13b.model.names import match_names
 from spark13b.model.native_training import NativeSums, choose_training
+from spark13b.model.quantized import QuantizedLora, TrainedModel
 from spark13b.model.transformer import Setup, SparkModel
 from spark13b.native.failures import operator_failures
 from spark13b.progress import SILENT, Progress
@@ -49,19 +55,19 @@ class Evaluator:
     """
 
     def __init__(
-        self, model: SparkForCausalLM, path: Path, rows: int, batch: int, alignment: Alignment, progress: Progress
+        self, model: TrainedModel, path: Path, rows: int, batch: int, alignment: Alignment, progress: Progress
     ) -> None:
         data = model.setup.mesh.data
         self.rows, self.alignment, self.progress = rows, alignment, progress
         self.together = min(batch, -(-rows // data.size)) * data.size  # rows that the groups take at once
         self.part = data.part(self.together)
         self.source = RowSource(path, model.config.vocab_size, self.part)
-        library, _ = choose_training(model.config, model.setup)
         self.sums: nn.Cell
-        if library is None:
-            self.sums = Sums(model.transformer, model.setup.mesh)
+        if model.library is not None:
+            self.sums = NativeSums(model.library, model.native_parameters())
         else:
-            self.sums = NativeSums(library, model.native_parameters())
+            assert isinstance(model, SparkForCausalLM)
+            self.sums = Sums(model.transformer, model.setup.mesh)
         self.stop, self.total = any_of(model.setup.mesh), total_over(data)
 
     def run(self, wanted_to_stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
@@ -94,6 +100,16 @@ class Evaluator:
         return Evaluation(loss / tokens, right / tokens, int(tokens), self.rows)
 
 
+def _model(base: Checkpoint, config: SparkConfig, setup: Setup) -> TrainedModel:
+    """The model of a checkpoint; a quantised one stays where it lies when the native library can compute it."""
+    if isinstance(base, QuantizedCheckpoint) and choose_training(config, setup, rounded=True)[0] is not None:
+        match_names(base.shapes(), config, where=base.path)
+        return QuantizedLora(config, mapped_parameters(base, config), setup)
+    model = SparkForCausalLM(config, seed=None, setup=setup)
+    model.load_state(base)
+    return model
+
+
 def evaluate(
     preset: Preset,
     data: Path,
@@ -114,10 +130,8 @@ def evaluate(
         lora = parts.lora
         if lora is not None:  # nothing is dropped here, and the native library can compute
             lora = lora.model_copy(update={"dropout": 0.0})
-        model = SparkForCausalLM(
-            for_training(preset.model, device()), seed=None, setup=Setup(join(preset.parallel), lora)
-        )
-        model.load_state(parts.base)
+        config, setup = for_training(preset.model, device()), Setup(join(preset.parallel), lora)
+        model = _model(parts.base, config, setup)
         if parts.adapters is not None:
             model.load_adapters(parts.adapters.tensors)
         doubt = parts.doubt()

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spark13b.ckpt import open_checkpoint
-from spark13b.ckpt.adapters import ADAPTERS, AdapterCard, card_of, open_adapters
+from spark13b.ckpt import Checkpoint, open_checkpoint
+from spark13b.ckpt.adapters import AdapterCard, card_of, open_adapters
+from spark13b.ckpt.mapping import mapped_parameters
+from spark13b.ckpt.quantized import QuantizedCheckpoint
+from spark13b.config.model import SparkConfig
 from spark13b.errors import InputError
 from spark13b.model.causal_lm import SparkForCausalLM
+from spark13b.model.names import match_names
+from spark13b.model.quantized import QuantizedLora, TrainedModel
+from spark13b.model.transformer import Setup
 from spark13b.run_folder import RunFolder
+from spark13b.train.base import base_path, newest_card
 from spark13b.train.job import Job
 
-ADAPTERS_FILE = Path("rank_0", ADAPTERS)  # in a checkpoint's folder
 
+def load_beside_base(
+    job: Job, load: Path | None, run: RunFolder, config: SparkConfig, setup: Setup
+) -> tuple[TrainedModel, AdapterCard]:
+    """A model on the base at `load` or, when a run goes on, where its checkpoints say; the adapters' card.
 
-def load_base(model: SparkForCausalLM, job: Job, load: Path | None, run: RunFolder) -> AdapterCard:
-    """Load the base, from `load` or, when a run goes on, from where its checkpoints say it is; the adapters' card.
-
-    Raises InputError when it is gone, does not fit, or is not the model that the run began with.
+    The adapters begin as the preset's seed has it. A quantised base stays where it lies. Raises InputError when the
+    base is gone, does not fit, or is not the model that the run began with.
     """
-    before = _card(run) if job.resume else None
-    path = load or (Path(before.base_path) if before is not None and before.base_path else None)
+    before = newest_card(run) if job.resume else None
+    path = base_path(load, before)
     if path is None:
         raise InputError("nothing says where the base model of the run is", where=run.path, fix="add --load BASE")
-    if not path.exists():
-        if load is not None:
-            raise InputError(
-                "there is no base model there", where=path, fix="give --load a run, a checkpoint or its folder"
-            )
-        raise InputError("the base model of the run is gone", where=path, fix="add --load BASE")
     with open_checkpoint(path) as base:
-        model.load_state(base)
+        model = _on(base, config, setup)
         card = card_of(job.preset.model, job.preset.lora, base)
     if before is not None and before.base_fingerprint not in (None, card.base_fingerprint):
         raise InputError(
@@ -38,10 +40,11 @@ def load_base(model: SparkForCausalLM, job: Job, load: Path | None, run: RunFold
             where=path,
             fix=f"add --load with that of {before.base_path}, or begin a new run",
         )
-    return card
+    model.begin_adapters(job.preset.train.seed)
+    return model, card
 
 
-def load_adapters(file: Path, model: SparkForCausalLM) -> None:
+def load_adapters(file: Path, model: TrainedModel) -> None:
     """Load the adapters of a checkpoint. Raises InputError when the preset's lora section is another one now."""
     with open_adapters(file) as adapters:
         now = model.setup.lora
@@ -57,12 +60,11 @@ def load_adapters(file: Path, model: SparkForCausalLM) -> None:
         model.load_adapters(adapters.tensors)
 
 
-def _card(run: RunFolder) -> AdapterCard | None:
-    """What the newest readable checkpoint of the run says about its adapters."""
-    for folder in reversed(run.checkpoints()):
-        try:
-            with open_adapters(folder / ADAPTERS_FILE) as adapters:
-                return adapters.card
-        except InputError:
-            continue
-    return None
+def _on(base: Checkpoint, config: SparkConfig, setup: Setup) -> TrainedModel:
+    """Rules of `rounded_base` have been checked."""
+    if isinstance(base, QuantizedCheckpoint):
+        match_names(base.shapes(), config, where=base.path)
+        return QuantizedLora(config, mapped_parameters(base, config), setup)
+    model = SparkForCausalLM(config, seed=None, setup=setup)
+    model.load_state(base)
+    return model

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from spark13b.config.preset import Preset
 from spark13b.train.native_memory import native_process, native_step, native_trainer
 from spark13b.train.parts import Part, Stored, part_of, stored_parameters
+from spark13b.train.rounded import RoundedBase
 
 _FUSED_STATISTICS = 2 * 8 * 4  # bytes a token and head: maximum and sum of the softmax, 8 float32 each
 _MASK = 2048 * 2048  # bytes of the compressed mask that the fused kernels take
@@ -46,13 +47,16 @@ class Memory:
     activations_without_recompute: int | None
 
 
-def training_memory(preset: Preset, tokens: int) -> Memory:
-    """What training on rows of `tokens` tokens needs on each device; on a CPU of what computes it here."""
+def training_memory(preset: Preset, tokens: int, base: RoundedBase | None = None) -> Memory:
+    """What training on rows of `tokens` tokens needs on each device; on a CPU of what computes it here.
+
+    `base`: a quantised one, which is mapped into memory.
+    """
     train, stored, part = preset.train, stored_parameters(preset), part_of(preset, tokens)
-    native, _ = native_trainer(preset)
+    native, _ = native_trainer(preset, base)
     trained = [one for one in stored if one.trained]
     accumulated = train.accumulation_steps > 1
-    weights = sum(one.bytes for one in stored)
+    weights = sum(one.bytes for one in stored) if base is None else base.nbytes + sum(one.bytes for one in trained)
     # one float32 sum a parameter when gradients are accumulated, beside those of the batch at work
     gradients = sum(one.bytes for one in trained) + (4 * sum(one.size for one in trained) if accumulated else 0)
     masters = preset.optimizer.master_weights
@@ -65,7 +69,7 @@ def training_memory(preset: Preset, tokens: int) -> Memory:
     def activations(recompute: bool) -> dict[str, tuple[int, int]]:
         """Moment -> activations and gradients then."""
         if native is not None:  # its memory stays, and it updates in place; what it does not do is MindSpore's
-            step, shared = native_step(native, preset, tokens, recompute), preset.parallel.data_parallel > 1
+            step, shared = native_step(native, preset, tokens, recompute, base), preset.parallel.data_parallel > 1
             work = update_work(trained, part.on_cpu) if accumulated or shared else 0
             return {"the backward pass": (step, gradients), "the update": (step + work, gradients)}
         kept = part.layers * (kept_between_layers(part) if recompute else kept_in_layer(part))

@@ -6,9 +6,11 @@ Its own numbers are the library's (native/training_memory.cpp), which lays out a
 from __future__ import annotations
 
 from spark13b.config.preset import Preset
+from spark13b.config.sections import LINEAR_NAMES
 from spark13b.model.native_choice import TYPES, adapted_bits, choose_native
 from spark13b.native.library import Library, thread_count
 from spark13b.native.training import logits_at_once, packed_bytes, training_bytes
+from spark13b.train.rounded import RoundedBase
 
 # Python, MindSpore and its graph of a step in which one operator computes all layers; measured, as those that follow.
 _PROCESS = 500 * 2**20
@@ -19,25 +21,37 @@ _SUMS = 1690 * 2**10, 10 * 2**10
 _UPDATES = 7 * 2**20, 26 * 2**10
 
 
-def native_trainer(preset: Preset) -> tuple[Library | None, str]:
-    """The library that will train `preset` here, or None where MindSpore's operators will; and what will, and why."""
+def native_trainer(preset: Preset, base: RoundedBase | None = None) -> tuple[Library | None, str]:
+    """The library that will train `preset` here, or None where MindSpore's operators will; and what will, and why.
+
+    `base`: a quantised one.
+    """
     return choose_native(
         preset.model,
         preset.machine.device,
         model_parallel=preset.parallel.model_parallel,
         dropout=preset.train.dropout,
         lora=preset.lora if preset.task == "lora" else None,
+        rounded=base is not None,
     )
 
 
-def native_step(library: Library, preset: Preset, tokens: int, recompute: bool) -> int:
-    """Bytes of a step on rows of `tokens` tokens, all at once: what it lays out, packed products, attention's sums."""
+def native_step(library: Library, preset: Preset, tokens: int, recompute: bool, base: RoundedBase | None = None) -> int:
+    """Bytes of a step on rows of `tokens` tokens, all at once: what it lays out, packed products, attention's sums.
+
+    Of a quantised `base` a layer is unpacked at once, and the embedding, into the same room.
+    """
     model, batch = preset.model, preset.train.batch_size
-    types = (model.compute_type, model.param_init_type, model.embedding_init_type)
+    linear, embedding = TYPES.index(model.param_init_type), TYPES.index(model.embedding_init_type)
+    biases, types = linear, (embedding, *[linear] * len(LINEAR_NAMES) * model.num_layers)
+    if base is not None:
+        biases, types = 0, base.types
     rank, adapted = (preset.lora.rank, adapted_bits(preset.lora)) if preset.task == "lora" else (0, 0)
     width = model.ffn_hidden_size // 2
     sizes = (batch, tokens, model.num_layers, model.hidden_size, model.num_heads, width, model.vocab_size)
-    laid_out = training_bytes(library, [*sizes, *map(TYPES.index, types), recompute, rank, adapted])
+    laid_out = training_bytes(
+        library, [*sizes, TYPES.index(model.compute_type), biases, recompute, rank, adapted], types
+    )
     # keys and values in bfloat16, K once more across, and the float32 sums of their gradients
     attention = thread_count() * tokens * model.head_size * (3 * 2 + 2 * 4)
     return laid_out + _packed(library, preset, batch * tokens) + attention

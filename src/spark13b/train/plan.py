@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import psutil
@@ -18,6 +19,7 @@ from spark13b.train.fitting import check_fits, gib
 from spark13b.train.length import rows_a_step, run_steps
 from spark13b.train.memory import Memory, training_memory
 from spark13b.train.native_memory import native_trainer
+from spark13b.train.rounded import RoundedBase
 
 GIB = 2**30
 
@@ -52,8 +54,12 @@ class Plan:
         return {**asdict(self), "tokens_per_step": self.tokens_per_step}
 
 
-def make_plan(preset: Preset, rows: int | None = None, row_length: int | None = None) -> Plan:
+def make_plan(
+    preset: Preset, rows: int | None = None, row_length: int | None = None, base: RoundedBase | None = None
+) -> Plan:
     """The plan of training `preset` on `rows` rows of `row_length` tokens; without rows, on some of full length.
+
+    `base`: what is known of a quantised one.
 
     For an infer preset it is that of answering a prompt. Raises InputError when the rows do not fit the model's context
     or its division over devices, or the memory is not enough.
@@ -65,12 +71,14 @@ def make_plan(preset: Preset, rows: int | None = None, row_length: int | None = 
     trained = parameters = _parameters(preset)
     if preset.task == "lora":
         trained = sum(map(math.prod, adapter_shapes(preset.model, preset.lora).values()))
+    if base is None and preset.model.weight_bits is not None:
+        base = RoundedBase.usual(preset.model)
     limit = memory_limit(preset)
     plan = Plan(
         task=preset.task,
         parameters=parameters,
         trained_parameters=trained,
-        computes=native_trainer(preset)[1],
+        computes=native_trainer(preset, base)[1],
         steps=None if rows is None and preset.train.epochs else run_steps(preset, rows or 0, tokens),
         rows=rows,
         batch_size=rows_a_step(preset),
@@ -79,20 +87,18 @@ def make_plan(preset: Preset, rows: int | None = None, row_length: int | None = 
         data_parallel=preset.parallel.data_parallel,
         model_parallel=preset.parallel.model_parallel,
         recompute=preset.train.recompute,
-        memory=training_memory(preset, tokens),
+        memory=training_memory(preset, tokens, base),
         memory_limit=limit,
         collectives=tuple(step_collectives(preset, tokens)),
     )
-    check_fits(preset, plan.memory, limit, training_memory, tokens)
+    check_fits(preset, plan.memory, limit, partial(training_memory, base=base), tokens)
     return plan
 
 
-def plan_answering(
-    preset: Preset, seats: int = 1, context: int | None = None, rounded: int | None = None, adapters: bool = False
-) -> Plan:
+def plan_answering(preset: Preset, seats: int = 1, context: int | None = None, rounded: int | None = None) -> Plan:
     """The plan of answering `seats` prompts at once, each with its answer at most `context` tokens long.
 
-    `rounded`: bytes of a quantised checkpoint's weights. `adapters`: whether they are computed beside the weights.
+    `rounded`: bytes of a quantised checkpoint's weights.
 
     Raises InputError when the memory is not enough: it names the seats that fit, else changes of the preset.
     """
@@ -100,7 +106,7 @@ def plan_answering(
     tokens, limit = min(context or preset.model.seq_length, preset.model.seq_length), memory_limit(preset)
     check_seats(preset, seats, context, limit, rounded)
     shared = preset.parallel.model_parallel
-    _, computes = choose_answering(preset.model, preset.machine.device, model_parallel=shared, adapters=adapters)
+    _, computes = choose_answering(preset.model, preset.machine.device, model_parallel=shared)
     return Plan(
         task=preset.task,
         parameters=_parameters(preset),

@@ -11,6 +11,7 @@ from spark13b.errors import InputError, JobError
 from spark13b.files import check_writable, write_text
 from spark13b.progress import SILENT, Progress
 from spark13b.run_folder import RunFolder
+from spark13b.train.base import rounded_base
 from spark13b.train.job import Job, Result
 from spark13b.train.plan import Plan, make_plan
 from spark13b.train.rows import check_rows
@@ -32,10 +33,11 @@ def check(job: Job) -> Plan:
         )
     if job.eval_data is not None:
         check_rows(preset, job.eval_data)
+    base = rounded_base(job)
     if job.data is None:
-        return make_plan(preset)
+        return make_plan(preset, base=base)
     info = check_rows(preset, job.data)
-    return make_plan(preset, info.rows, info.row_length)
+    return make_plan(preset, info.rows, info.row_length, base)
 
 
 def check_start(job: Job) -> None:

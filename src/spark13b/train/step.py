@@ -15,10 +15,10 @@ from spark13b.model.collectives import all_reduce
 from spark13b.model.dropout import dropout_key
 from spark13b.model.loss import TINY, TotalLoss
 from spark13b.model.mesh import Mesh
-from spark13b.model.native_training import NativeGradients, choose_training
+from spark13b.model.native_training import NativeGradients
+from spark13b.model.quantized import TrainedModel
 from spark13b.model.transformer import Setup
 from spark13b.native.failures import operator_failures
-from spark13b.native.library import Library
 from spark13b.train.gradients import GlobalNorm, Reduce
 from spark13b.train.native_update import NativeUpdate, can_update
 from spark13b.train.optimizer import AdamW
@@ -36,7 +36,7 @@ class Step:
 
     def __init__(
         self,
-        model: SparkForCausalLM,
+        model: TrainedModel,
         optimizer: AdamW,
         placements: Sequence[Placement],
         clip_norm: float | None,
@@ -46,13 +46,12 @@ class Step:
         recompute: bool = False,
     ) -> None:
         self.mesh, self.accumulation, self.seed = model.setup.mesh, accumulation, seed
-        library, _ = choose_training(model.config, model.setup)
         update: nn.Cell
-        if library is not None and can_update(optimizer):
-            update = NativeUpdate(library, optimizer, clip_norm, guard)
+        if model.library is not None and can_update(optimizer):
+            update = NativeUpdate(model.library, optimizer, clip_norm, guard)
         else:
             update = _Update(optimizer, placements, self.mesh, clip_norm, guard)
-        gradients = _Gradients(model, optimizer.parameters, recompute, library)
+        gradients = _Gradients(model, optimizer.parameters, recompute)
         if accumulation == 1:
             self.whole = _WholeStep(gradients, update)
         else:
@@ -88,7 +87,7 @@ class Step:
         return loss, norm
 
 
-def make_step(model: SparkForCausalLM, preset: Preset) -> tuple[AdamW, Step]:
+def make_step(model: TrainedModel, preset: Preset) -> tuple[AdamW, Step]:
     """Optimizer and step for what `model` trains, as the preset says."""
     trained, mesh, train = model.trainable(), model.setup.mesh, preset.train
     placements = [
@@ -116,14 +115,14 @@ def make_setup(preset: Preset, mesh: Mesh) -> Setup:
 class _Gradients(nn.Cell):
     """A batch -> its summand of the loss, times the loss scale, and the gradients of that."""
 
-    def __init__(
-        self, model: SparkForCausalLM, parameters: Sequence[Parameter], recompute: bool, library: Library | None
-    ) -> None:
+    def __init__(self, model: TrainedModel, parameters: Sequence[Parameter], recompute: bool) -> None:
         super().__init__(auto_prefix=False)
         self.data_sum = all_reduce(model.setup.mesh.data)
-        if library is not None:
-            self.value_and_gradients = NativeGradients(library, model.native_parameters(), recompute)
-        elif recompute:
+        if model.library is not None:
+            self.value_and_gradients = NativeGradients(model.library, model.native_parameters(), recompute)
+            return
+        assert isinstance(model, SparkForCausalLM)
+        if recompute:
             self.value_and_gradients = RecomputedGradients(model, parameters)
         else:
             self.value_and_gradients = ops.value_and_grad(

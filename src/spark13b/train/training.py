@@ -20,6 +20,7 @@ from spark13b.model.collectives import any_of
 from spark13b.model.device import device
 from spark13b.model.loss import align
 from spark13b.model.mesh import join
+from spark13b.model.quantized import TrainedModel
 from spark13b.progress import Meter, Progress
 from spark13b.run_folder import RunFolder
 from spark13b.train import checkpoint
@@ -30,7 +31,7 @@ from spark13b.train.flops import flops_per_token, peak_flops
 from spark13b.train.interrupt import interruptible
 from spark13b.train.job import Evaluation, Job, Result
 from spark13b.train.length import rows_a_step, run_steps
-from spark13b.train.lora import load_base
+from spark13b.train.lora import load_beside_base
 from spark13b.train.loss_scale import LossScale
 from spark13b.train.optimizer import corrected
 from spark13b.train.order import steps_of_order
@@ -62,21 +63,20 @@ class Training:
         going_on = job.resume and bool(run.checkpoints())
         load = job.load if going_on or not job.resume else self._first_load()
         self.card: AdapterCard | None = None  # of a LoRA run
-        fresh = load is None and not going_on and preset.task != "lora"
-        self.model = SparkForCausalLM(
-            for_training(preset.model, device()),
-            seed=preset.train.seed if fresh else None,
-            setup=make_setup(preset, self.mesh),
-        )
+        fresh = load is None and not going_on
+        config, setup = for_training(preset.model, device()), make_setup(preset, self.mesh)
+        self.model: TrainedModel
         if preset.task == "lora":
-            self.card = load_base(self.model, job, load, run)
-            self.model.begin_adapters(preset.train.seed)
+            self.model, self.card = load_beside_base(job, load, run, config, setup)
+        else:
+            self.model = SparkForCausalLM(config, seed=preset.train.seed if fresh else None, setup=setup)
         self.optimizer, self.step = make_step(self.model, preset)
         self.scale = LossScale.of(preset.train)
         self.state = RunState(preset.train.seed, self.rows)
         if going_on:
             self._go_on()
         elif load is not None and self.card is None:
+            assert isinstance(self.model, SparkForCausalLM)
             with open_checkpoint(load) as weights:
                 self.model.load_state(weights)
                 self.optimizer.take_masters(weights)

@@ -1,0 +1,71 @@
+"""Adapters beside a quantised base: the only tensors are the adapters; the base lies where its file is mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from mindspore import Parameter, Tensor
+
+from spark13b.config.model import SparkConfig
+from spark13b.model.causal_lm import SparkForCausalLM, set_parameter
+from spark13b.model.device import device
+from spark13b.model.initialize import initial_value
+from spark13b.model.names import adapter_shapes, match_adapters
+from spark13b.model.native_training import NativeParameters, choose_training
+from spark13b.model.rope_table import rope_table
+from spark13b.model.transformer import Setup
+from spark13b.native.matrix import Matrix
+from spark13b.native.weights import Weights
+
+
+class QuantizedLora:
+    """A model that the native library alone trains and measures: it has what training asks `SparkForCausalLM` for.
+
+    `base`: full name -> array or matrix, in a checkpoint's order, vectors float32; none of it is copied, and nothing of
+    it is MindSpore's. With `setup` it has adapters, all zeros until they are begun or loaded, or none, to be measured.
+    """
+
+    def __init__(self, config: SparkConfig, base: Mapping[str, np.ndarray | Matrix], setup: Setup) -> None:
+        device()  # graph mode, before the first cell is made
+        self.config, self.setup = config, setup
+        self.library, self.training_choice = choose_training(config, setup, rounded=True)
+        assert self.library is not None, "need_native has looked"
+        cos, sin = (np.ascontiguousarray(table, np.float32) for table in rope_table(config))
+        self._base = Weights(list(base.values()), cos, sin, config.num_heads, config.layernorm_epsilon)
+        shapes = {} if setup.lora is None else adapter_shapes(config, setup.lora)
+        self._adapters = {
+            name: Parameter(Tensor(np.zeros(shape, np.float32)), name=name) for name, shape in shapes.items()
+        }
+
+    def begin_adapters(self, seed: int) -> None:
+        """Give the adapters their first values: with them the model answers as its base does."""
+        for name, parameter in self._adapters.items():
+            set_parameter(parameter, initial_value(name, tuple(parameter.shape), self.config, seed))
+
+    def load_adapters(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Load the adapters, full name -> array; other names are passed over. Raises InputError for missing ones."""
+        assert self.setup.lora is not None
+        shapes = arrays.shapes() if hasattr(arrays, "shapes") else {name: np.shape(arrays[name]) for name in arrays}
+        match_adapters(shapes, self.config, self.setup.lora, where=getattr(arrays, "path", None))
+        for name, parameter in self._adapters.items():
+            set_parameter(parameter, np.asarray(arrays[name]))
+
+    def trainable(self) -> dict[str, Parameter]:
+        """Full name -> MindSpore parameter of the adapters, in the order of their layers."""
+        return dict(self._adapters)
+
+    def whole_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Full name -> shape of the adapters."""
+        return {name: tuple(one.shape) for name, one in self._adapters.items()}
+
+    def native_parameters(self) -> NativeParameters:
+        """The parameters as the native library's operators take them."""
+        return NativeParameters(self.config, {}, self._adapters, self.setup.lora, self._base)
+
+    def describe_training(self, batch: int, tokens: int) -> str:
+        """What computes losses and gradients, and why, in a sentence; the same for batches of any shape."""
+        return f"training by {self.training_choice}"
+
+
+TrainedModel = SparkForCausalLM | QuantizedLora  # what training, evaluation and checkpoints take

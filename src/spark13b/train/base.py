@@ -1,0 +1,71 @@
+"""The base of a LoRA run: where it is, and what a plan must know of it. Plain Python: MindSpore is not loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spark13b.ckpt import open_checkpoint
+from spark13b.ckpt.adapters import ADAPTERS, AdapterCard, open_adapters
+from spark13b.ckpt.quantized import QuantizedCheckpoint, need_quantized
+from spark13b.errors import InputError
+from spark13b.model.names import match_names
+from spark13b.model.native_choice import need_native
+from spark13b.run_folder import RunFolder
+from spark13b.train.job import Job
+from spark13b.train.rounded import RoundedBase
+
+ADAPTERS_FILE = Path("rank_0", ADAPTERS)  # in a checkpoint's folder
+
+
+def base_path(load: Path | None, before: AdapterCard | None) -> Path | None:
+    """The base named by `load` or, when a run goes on, by its card; None when nothing names it.
+
+    Raises InputError when it is not there.
+    """
+    path = load or (Path(before.base_path) if before is not None and before.base_path else None)
+    if path is None or path.exists():
+        return path
+    if load is not None:
+        fix = "give --load a run, a checkpoint or its folder"
+        raise InputError("there is no base model there", where=path, fix=fix)
+    raise InputError("the base model of the run is gone", where=path, fix="add --load BASE")
+
+
+def newest_card(run: RunFolder) -> AdapterCard | None:
+    """What the newest readable checkpoint of the run says about its adapters."""
+    for folder in reversed(run.checkpoints()):
+        try:
+            with open_adapters(folder / ADAPTERS_FILE) as adapters:
+                return adapters.card
+        except InputError:
+            continue
+    return None
+
+
+def rounded_base(job: Job) -> RoundedBase | None:
+    """What the plan of a run must know of its base when that is quantised or, without one, to be so; else None.
+
+    Raises InputError when a quantised base does not fit, or the native library cannot train beside it here.
+    """
+    preset = job.preset
+    if preset.task != "lora":
+        return None
+    path = base_path(job.load, newest_card(RunFolder(job.output)) if job.resume else None)
+    rounded = RoundedBase.usual(preset.model) if preset.model.weight_bits is not None else None
+    if path is not None:
+        with open_checkpoint(path) as base:
+            need_quantized(base, preset.model.weight_bits)
+            rounded = None
+            if isinstance(base, QuantizedCheckpoint):
+                match_names(base.shapes(), preset.model, where=base.path)
+                rounded = RoundedBase.of(base, preset.model)
+    if rounded is not None:
+        need_native(
+            preset.model,
+            preset.machine.device,
+            path,
+            model_parallel=preset.parallel.model_parallel,
+            dropout=preset.train.dropout,
+            lora=preset.lora,
+        )
+    return rounded
