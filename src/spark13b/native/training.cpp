@@ -124,6 +124,7 @@ class Training : private TrainingMemory {
     }
 
     void unpack(const std::vector<Opening>& openings) {
+        if (openings.empty()) return;
         int64_t strips = 0;
         for (const Opening& one : openings) strips += one.strips();
         pool_.share(strips, [&](int64_t strip, int worker) {
