@@ -32,12 +32,12 @@ struct Share {
     const Product& product() const { return *of.product; }
     int64_t part_bytes() const { return product().packed_bytes(product().row_size()); }
     int64_t first_row() const { return part * product().row_size(); }
+    int64_t end_row() const { return std::min(product().shape().rows, (part + parts) * product().row_size()); }
     int64_t pieces() const { return parts * product().column_parts(); }
 
     // Rows are packed in groups.
     int64_t groups() const {
-        const int64_t end = std::min(product().shape().rows, (part + parts) * product().row_size());
-        return (end - first_row() + Product::kPackedRows - 1) / Product::kPackedRows;
+        return (end_row() - first_row() + Product::kPackedRows - 1) / Product::kPackedRows;
     }
 
     // Go on to the next parts. -> false when there is none
@@ -50,7 +50,7 @@ struct Share {
 
     void pack(int64_t group) const {
         const int64_t rows = group * Product::kPackedRows, row = first_row() + rows;
-        product().pack(product().shape().a.at(of.a, row, 0), std::min(Product::kPackedRows, product().shape().rows - row),
+        product().pack(product().shape().a.at(of.a, row, 0), std::min(Product::kPackedRows, end_row() - row),
                        packed + product().packed_bytes(rows));
     }
 

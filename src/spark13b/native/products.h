@@ -62,7 +62,7 @@ class Product {
     virtual int64_t packed_bytes(int64_t) const { return 0; }
     // Pack `rows` rows of A, the first of which is a multiple of `kPackedRows` away from its part's first.
     virtual void pack(const void*, int64_t, void*) const {}
-    static constexpr int64_t kPackedRows = 32;
+    static constexpr int64_t kPackedRows = 96;  // whole panels of any kind
 
   protected:
     Product(const Shape& shape, int64_t row_size, int64_t column_size)

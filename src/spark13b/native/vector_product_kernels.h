@@ -28,30 +28,32 @@ KERNEL static inline void pack_rows(const float* a, int64_t row, int64_t rows, i
 
 // PANELS panels of rows that lie side by side, `column` numbers from one number of depth to the next.
 template <int PANELS>
-KERNEL static inline void pack_columns(const float* a, int64_t column, int64_t rows, int64_t depth, float* to) {
+KERNEL static inline void pack_columns(const float* a, int64_t column, int64_t rows, int64_t depth, int64_t panel,
+                                       float* to) {
     for (int64_t d = 0; d < depth; ++d, a += column, to += kTall)
         for (int p = 0; p < PANELS; ++p) {
-            float* panel = to + p * kTall * kDepth;
+            float* here = to + p * panel;
             if (rows == PANELS * kTall)
-                std::memcpy(panel, a + p * kTall, kTall * sizeof(float));
+                std::memcpy(here, a + p * kTall, kTall * sizeof(float));
             else
-                for (int r = 0; r < kTall; ++r) panel[r] = p * kTall + r < rows ? a[p * kTall + r] : 0.0f;
+                for (int r = 0; r < kTall; ++r) here[r] = p * kTall + r < rows ? a[p * kTall + r] : 0.0f;
         }
 }
 
-// Rows of A -> panels: where they lie one behind the other kTall rows of kDepth numbers, else for each number of depth kTall.
-KERNEL static void pack_left(const float* a, Strides strides, int64_t rows, int64_t depth, float* to) {
+// Rows of A -> panels, `panel` numbers apart: where they lie one behind the other kTall rows of kDepth numbers, else for
+// each number of depth kTall.
+KERNEL static void pack_left(const float* a, Strides strides, int64_t rows, int64_t depth, int64_t panel, float* to) {
     constexpr int64_t kSome = 8;  // panels whose lines are read once
     int64_t r = 0;
     if (strides.column != 1)
-        for (; r + kSome * kTall <= rows; r += kSome * kTall)
-            pack_columns<kSome>(a + r, strides.column, kSome * kTall, depth, to + r * kDepth);
-    for (; r < rows; r += kTall) {
+        for (; r + kSome * kTall <= rows; r += kSome * kTall, to += kSome * panel)
+            pack_columns<kSome>(a + r, strides.column, kSome * kTall, depth, panel, to);
+    for (; r < rows; r += kTall, to += panel) {
         const int64_t some = std::min<int64_t>(kTall, rows - r);
         if (strides.column == 1)
-            pack_rows(a + r * strides.row, strides.row, some, depth, to + r * kDepth);
+            pack_rows(a + r * strides.row, strides.row, some, depth, to);
         else
-            pack_columns<1>(a + r, strides.column, some, depth, to + r * kDepth);
+            pack_columns<1>(a + r, strides.column, some, depth, panel, to);
     }
 }
 
@@ -71,44 +73,47 @@ KERNEL static void pack_right(const float* b, Strides strides, int64_t columns, 
 
 // Of A's panels rows are ROW numbers apart, and depths DEPTH.
 template <int COLUMNS, int ROW, int DEPTH>
-KERNEL static inline void multiply_panels(const float* left, int64_t rows, const float* right, int64_t columns,
-                                          int64_t depth, const float* bias, bool adds, float* c, int64_t c_row) {
+KERNEL static inline void multiply_panels(const float* left, int64_t panel, int64_t rows, const float* right,
+                                          int64_t columns, int64_t depth, bool adds, float* sums, const Result* result,
+                                          Ahead ahead) {
     constexpr int64_t kRow = COLUMNS * LANES;
-    alignas(64) float aside[kTall * kRow];
-    for (int64_t r = 0; r < rows; r += kTall, left += kTall * kDepth, c += kTall * c_row) {
-        const int64_t some = std::min<int64_t>(kTall, rows - r);
-        for (int64_t i = 0; i < some; ++i)
-            for (int64_t j = 0; j < columns; j += 16)
-                __builtin_prefetch(c + i * c_row + j, 1);
-        if (some == kTall && columns == kRow && !bias) {
-            product_tile<kTall, COLUMNS>(depth, left, ROW, DEPTH, right, kRow, adds, c, c_row);
-            continue;
-        }
-        product_tile<kTall, COLUMNS>(depth, left, ROW, DEPTH, right, kRow, false, aside, kRow);
-        for (int64_t i = 0; i < some; ++i)
+    const int64_t tiles = (rows + kTall - 1) / kTall, runs = (ahead.runs + tiles - 1) / tiles;
+    for (int64_t r = 0; r < rows; r += kTall, left += panel, sums += kTall * kRow) {
+        for (int64_t i = 0; i < std::min(runs, ahead.runs); ++i, ahead.first += ahead.row)
+            for (int64_t j = 0; j < ahead.length; j += 16) __builtin_prefetch(ahead.first + j, 0, 2);
+        ahead.runs -= runs;
+        for (int64_t i = 0; result && i < std::min<int64_t>(kTall, rows - r); ++i)
+            for (int64_t j = 0; j < columns; j += 16) __builtin_prefetch(result->c + (r + i) * result->row + j, 1);
+        product_tile<kTall, COLUMNS, true>(depth, left, ROW, DEPTH, right, kRow, adds, sums, kRow, left + panel);
+        if (!result) continue;
+        for (int64_t i = 0; i < std::min<int64_t>(kTall, rows - r); ++i) {
+            float* to = result->c + (r + i) * result->row;
             for (int64_t j = 0; j < columns; j += LANES) {
-                float* to = c + i * c_row + j;
                 const int64_t rest = columns - j;
-                Vector sum = load(aside + i * kRow + j);
-                if (bias) sum += take(bias + j, rest);
-                if (adds) sum += take(to, rest);
-                put(to, sum, rest);
+                Vector sum = load(sums + i * kRow + j);
+                if (result->bias) sum += take(result->bias + j, rest);
+                if (result->adds) sum += take(to + j, rest);
+                put(to + j, sum, rest);
             }
+        }
     }
 }
 
-// C (rows, columns) = left right, or += that.
+// sums = left right, or += that, a tile of kTall rows behind the other; with `result` they end there.
 template <int ROW, int DEPTH>
-KERNEL static void multiply_some(const float* left, int64_t rows, const float* right, int64_t columns, int64_t depth,
-                                 const float* bias, bool adds, float* c, int64_t c_row) {
-    switch ((columns + LANES - 1) / LANES) {
-        case 1: multiply_panels<1, ROW, DEPTH>(left, rows, right, columns, depth, bias, adds, c, c_row); break;
-        case 2: multiply_panels<2, ROW, DEPTH>(left, rows, right, columns, depth, bias, adds, c, c_row); break;
+KERNEL static void multiply_some(const float* left, int64_t panel, int64_t rows, const float* right, int64_t columns,
+                                 int64_t depth, bool adds, float* sums, const Result* result, Ahead ahead) {
+    const auto multiply = [](int64_t vectors) {
+        switch (vectors) {
+            case 1: return multiply_panels<1, ROW, DEPTH>;
+            case 2: return multiply_panels<2, ROW, DEPTH>;
 #if LANES == 16
-        case 3: multiply_panels<3, ROW, DEPTH>(left, rows, right, columns, depth, bias, adds, c, c_row); break;
+            case 3: return multiply_panels<3, ROW, DEPTH>;
 #endif
-        default: multiply_panels<kWide, ROW, DEPTH>(left, rows, right, columns, depth, bias, adds, c, c_row); break;
-    }
+            default: return multiply_panels<kWide, ROW, DEPTH>;
+        }
+    }((columns + LANES - 1) / LANES);
+    multiply(left, panel, rows, right, columns, depth, adds, sums, result, ahead);
 }
 
 static const Kernels kernels = {

@@ -1,8 +1,11 @@
 // Products of float32 by vectors (vector_product_kernels.h), in the way of Goto and van de Geijn ("Anatomy of
 // high-performance matrix multiplication", 2008).
 //
-// A piece goes through the depth in parts. It packs that part of its rows of A, which then stays in the second cache, and
-// goes through its columns a panel at a time: the panel of B is packed, and stays in the first cache while all rows pass.
+// A is packed before, once for all pieces. A piece goes through the depth in parts, and through its columns a panel at a
+// time: the panel of B is packed, and stays in the first cache while all rows of that part of A pass, which stay in the
+// second, as do the sums. Those lie a tile behind the other until the last part of the depth: in C a tile's rows are often
+// a multiple of 4 KB apart, and take each other's place in the caches. Memory is asked for what comes next: the next panel
+// of A while a tile is computed, the next of B, line by line, while all tiles are.
 
 #include <algorithm>
 #include <memory>
@@ -13,8 +16,8 @@
 
 namespace {
 
-// A panel of B is 32 KB, a piece's part of A 192 KB.
-constexpr int64_t kDepth = 128, kRows = 384, kColumns = 512;
+// A panel of B is 32 KB; a piece's part of A 384 KB, its sums 768 KB.
+constexpr int64_t kDepth = 128, kRows = 768, kColumns = 256;
 constexpr int64_t kPieces = 4;  // or more, where columns are enough for that
 
 // How many numbers of a matrix there are from one row to the next and from one column to the next.
@@ -22,13 +25,29 @@ struct Strides {
     int64_t row, column;
 };
 
+// Where a panel's sums end: the first of its columns, with or without a bias, and added to what is there or not.
+struct Result {
+    float* c;
+    int64_t row;
+    const float* bias;
+    bool adds;
+};
+
+// A panel of B before it is packed: what to ask memory for while the panel before it is multiplied.
+struct Ahead {
+    const float* first;
+    int64_t row;    // numbers from one run of numbers to the next
+    int64_t runs;
+    int64_t length;  // numbers of a run
+};
+
 struct Kernels {
     int64_t tall, wide;  // rows of a panel of A, columns of one of B
-    void (*pack_left)(const float* a, Strides strides, int64_t rows, int64_t depth, float* to);
+    void (*pack_left)(const float* a, Strides strides, int64_t rows, int64_t depth, int64_t panel, float* to);
     void (*pack_right)(const float* b, Strides strides, int64_t columns, int64_t depth, float* to);
     // by whether A's rows lie one behind the other
-    void (*multiply[2])(const float* left, int64_t rows, const float* right, int64_t columns, int64_t depth,
-                        const float* bias, bool adds, float* c, int64_t c_row);
+    void (*multiply[2])(const float* left, int64_t panel, int64_t rows, const float* right, int64_t columns, int64_t depth,
+                        bool adds, float* sums, const Result* result, Ahead ahead);
 };
 
 }  // namespace
@@ -45,26 +64,40 @@ class VectorProduct final : public Product {
     VectorProduct(const Shape& shape, const Kernels& kernels)
         : Product(shape, divided(shape.rows, kRows, kernels.tall), columns_of(shape, kernels.wide)),
           run_(kernels),
-          part_(divided(shape.depth, kDepth, 1)) {}
+          part_(divided(shape.depth, kDepth, 1)),
+          panel_((shape.depth + part_ - 1) / part_ * kDepth * kernels.tall) {}
+
+    int64_t packed_bytes(int64_t rows) const override {
+        return (rows + run_.tall - 1) / run_.tall * panel_ * sizeof(float);
+    }
+
+    void pack(const void* a, int64_t rows, void* to) const override {
+        const Layout& of_a = shape().a;
+        for (int64_t first = 0, part = 0; first < shape().depth; first += part_, ++part)
+            run_.pack_left(static_cast<const float*>(a) + first * of_a.column, {of_a.row, of_a.column}, rows,
+                           std::min(part_, shape().depth - first), panel_,
+                           static_cast<float*>(to) + part * kDepth * run_.tall);
+    }
 
     bool run(const Piece& piece, const void* a, const void* b, const float* bias, void* c) const override {
         const int64_t rows = (piece.rows + run_.tall - 1) / run_.tall * run_.tall;
-        auto* left = reinterpret_cast<float*>(own.of(kDepth * (rows + run_.wide) * sizeof(float)));
-        if (!left) return false;
-        float* right = left + kDepth * rows;
-        const Layout &of_a = shape().a, &of_b = shape().b;
-        const auto multiply = run_.multiply[of_a.column == 1];
-        for (int64_t first = 0; first < shape().depth; first += part_) {
+        const int64_t width = (piece.columns + run_.wide - 1) / run_.wide * run_.wide;
+        auto* right = reinterpret_cast<float*>(own.of((kDepth * run_.wide + rows * width) * sizeof(float)));
+        if (!right) return false;
+        float* sums = right + kDepth * run_.wide;
+        auto* left = static_cast<const float*>(a);
+        const Layout& of_b = shape().b;
+        const auto multiply = run_.multiply[shape().a.column == 1];
+        for (int64_t first = 0; first < shape().depth; first += part_, left += kDepth * run_.tall) {
             const int64_t depth = std::min(part_, shape().depth - first);
-            run_.pack_left(static_cast<const float*>(a) + first * of_a.column, {of_a.row, of_a.column}, piece.rows,
-                           depth, left);
             for (int64_t j = 0; j < piece.columns; j += run_.wide) {
                 const int64_t columns = std::min(run_.wide, piece.columns - j), column = piece.column + j;
-                run_.pack_right(static_cast<const float*>(b) + first * of_b.row + j * of_b.column,
-                                {of_b.row, of_b.column}, columns, depth, right);
-                multiply(left, piece.rows, right, columns, depth, bias && first == 0 ? bias + column : nullptr,
-                         shape().adds || first > 0, static_cast<float*>(c) + piece.row * shape().c.row + column,
-                         shape().c.row);
+                run_.pack_right(static_cast<const float*>(of_b.at(b, first, j)), {of_b.row, of_b.column}, columns, depth,
+                                right);
+                const Result result{static_cast<float*>(c) + piece.row * shape().c.row + column, shape().c.row,
+                                    bias ? bias + column : nullptr, shape().adds};
+                multiply(left, panel_, piece.rows, right, columns, depth, first > 0, sums + j * rows,
+                         first + depth == shape().depth ? &result : nullptr, ahead(piece, b, first, j + run_.wide));
             }
         }
         return true;
@@ -76,8 +109,22 @@ class VectorProduct final : public Product {
         return divided(shape.columns, std::clamp((shape.columns + parts - 1) / parts, 2 * panel, kColumns), panel);
     }
 
+    // The panel that begins at that depth and column of the piece, or the one after the last of its depths.
+    Ahead ahead(const Piece& piece, const void* b, int64_t first, int64_t j) const {
+        if (j >= piece.columns) {
+            j = 0;
+            first += part_;
+        }
+        const Layout& of_b = shape().b;
+        const int64_t columns = std::min(run_.wide, piece.columns - j), depth = std::min(part_, shape().depth - first);
+        if (depth <= 0) return {nullptr, 0, 0, 0};
+        const auto* at = static_cast<const float*>(of_b.at(b, first, j));
+        return of_b.column == 1 ? Ahead{at, of_b.row, depth, columns} : Ahead{at, of_b.column, columns, depth};
+    }
+
     const Kernels& run_;
-    const int64_t part_;
+    const int64_t part_;   // of the depth
+    const int64_t panel_;  // numbers of a panel of A
 };
 
 }  // namespace

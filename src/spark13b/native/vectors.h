@@ -178,16 +178,17 @@ KERNEL static inline void transpose(Vector* rows) {
 #endif
 }
 
-// ROWS x COLUMNS vectors of c = a b, or c += a b.
-template <int ROWS, int COLUMNS>
+// ROWS x COLUMNS vectors of c = a b, or c += a b. Asks memory for ROWS numbers from `ahead` on for each of the depth.
+template <int ROWS, int COLUMNS, bool AHEAD = false>
 KERNEL static inline void product_tile(int64_t depth, const float* a, int64_t a_row, int64_t a_column, const float* b,
-                                       int64_t b_row, bool adds, float* c, int64_t c_row) {
+                                       int64_t b_row, bool adds, float* c, int64_t c_row, const float* ahead = nullptr) {
     Vector sums[ROWS][COLUMNS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
         for (int j = 0; j < COLUMNS; ++j) sums[r][j] = Vector{};
     for (int64_t d = 0; d < depth; ++d) {
+        if (AHEAD) __builtin_prefetch(ahead + d * ROWS);
         Vector right[COLUMNS];
 #pragma GCC unroll 8
         for (int j = 0; j < COLUMNS; ++j) right[j] = load(b + d * b_row + j * LANES);
