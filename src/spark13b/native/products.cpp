@@ -37,7 +37,7 @@ struct Share {
 
     // Rows are packed in groups.
     int64_t groups() const {
-        return (end_row() - first_row() + Product::kPackedRows - 1) / Product::kPackedRows;
+        return (end_row() - first_row() + product().packed_rows() - 1) / product().packed_rows();
     }
 
     // Go on to the next parts. -> false when there is none
@@ -49,8 +49,8 @@ struct Share {
     }
 
     void pack(int64_t group) const {
-        const int64_t rows = group * Product::kPackedRows, row = first_row() + rows;
-        product().pack(product().shape().a.at(of.a, row, 0), std::min(Product::kPackedRows, end_row() - row),
+        const int64_t most = product().packed_rows(), rows = group * most, row = first_row() + rows;
+        product().pack(product().shape().a.at(of.a, row, 0), std::min(most, end_row() - row),
                        packed + product().packed_bytes(rows));
     }
 

@@ -60,9 +60,9 @@ class Product {
 
     // A product whose left factor is packed before: bytes of so many rows; 0 where it is taken as it lies.
     virtual int64_t packed_bytes(int64_t) const { return 0; }
-    // Pack `rows` rows of A, the first of which is a multiple of `kPackedRows` away from its part's first.
+    // Pack `rows` rows of A, up to packed_rows(), the first of which is a multiple of those away from its part's first.
     virtual void pack(const void*, int64_t, void*) const {}
-    static constexpr int64_t kPackedRows = 96;  // whole panels of any kind
+    virtual int64_t packed_rows() const { return 1; }
 
   protected:
     Product(const Shape& shape, int64_t row_size, int64_t column_size)

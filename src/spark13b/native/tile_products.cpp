@@ -54,6 +54,8 @@ class TileProduct final : public Product {
         return tiles::steps_of(rows) * tiles::steps_of(shape().depth) * tiles::step_bytes(PARTS);
     }
 
+    int64_t packed_rows() const override { return kSide; }
+
     void pack(const void* a, int64_t rows, void* to) const override {
         const tiles::Operand<Element> operand{static_cast<const Element*>(a), shape().a.row, shape().a.column};
         tiles::pack_panel<PARTS, false>(operand, rows, shape().depth, static_cast<char*>(to));

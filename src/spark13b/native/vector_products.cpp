@@ -33,10 +33,10 @@ struct Result {
     bool adds;
 };
 
-// A panel of B before it is packed: what to ask memory for while the panel before it is multiplied.
+// A panel of B before it is packed, runs of numbers that lie together: memory is asked for it while the one before is used.
 struct Ahead {
     const float* first;
-    int64_t row;    // numbers from one run of numbers to the next
+    int64_t row;  // numbers from one run to the next
     int64_t runs;
     int64_t length;  // numbers of a run
 };
@@ -70,6 +70,8 @@ class VectorProduct final : public Product {
     int64_t packed_bytes(int64_t rows) const override {
         return (rows + run_.tall - 1) / run_.tall * panel_ * sizeof(float);
     }
+
+    int64_t packed_rows() const override { return 16 * run_.tall; }
 
     void pack(const void* a, int64_t rows, void* to) const override {
         const Layout& of_a = shape().a;

@@ -65,14 +65,15 @@ def native_process(preset: Preset, trained: int) -> int:
 
 
 def _packed(library: Library, preset: Preset, rows: int) -> int:
-    """Bytes of the left sides that AMX packs at once: of the logits' gradients or the MLP's, whichever are more.
+    """Bytes of the left sides that are packed at once: of the logits' gradients or the MLP's, whichever are more.
 
     Each is packed for one product; where weights are trained once more, across, for theirs, and so is the MLP's output.
     """
     model = preset.model
-    if library.multiplier(model.compute_type) != "AMX":
+    multiplier = library.multiplier(model.compute_type)
+    if multiplier == "oneDNN":
         return 0
-    number = 2 if model.compute_type == "bfloat16" else 6  # float32 in three parts
+    number = 2 if model.compute_type == "bfloat16" else 4 if multiplier == "vectors" else 6  # AMX: in three parts
     logits, wide, narrow = (
         min(packed_bytes(library), number * numbers)
         for numbers in (
