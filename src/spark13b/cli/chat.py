@@ -44,6 +44,7 @@ def chat(
     max_new_tokens: options.MaxNewTokens = None,
     min_new_tokens: options.MinNewTokens = None,
     stop: options.Stop = None,
+    draft_tokens: options.DraftTokens = None,
     assignments: options.Set = None,
 ) -> None:
     """Talk with a model. Without --load the model of 'spark13b demo' answers.
@@ -53,7 +54,17 @@ def chat(
     from spark13b.infer.chat import Chat
     from spark13b.infer.session import Session, find_model
 
-    drawing = options.Drawing(temperature, top_k, top_p, seed, repetition_penalty, max_new_tokens, min_new_tokens, stop)
+    drawing = options.Drawing(
+        temperature,
+        top_k,
+        top_p,
+        seed,
+        repetition_penalty,
+        max_new_tokens,
+        min_new_tokens,
+        stop,
+        draft_tokens=draft_tokens,
+    )
     progress = console.TerminalProgress()
     found = find_model(load, preset, tokenizer, drawing.options(), assignments or [], adapter)
     if found.is_demo:

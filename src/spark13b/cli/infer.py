@@ -63,6 +63,7 @@ def infer(
     min_new_tokens: options.MinNewTokens = None,
     stop: options.Stop = None,
     num_beams: options.NumBeams = None,
+    draft_tokens: options.DraftTokens = None,
     assignments: options.Set = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what answering needs in memory, and stop. Needs no device.")
@@ -93,7 +94,16 @@ def infer(
     if stream and (as_json or output is not None):
         raise InputError("--stream shows text; --json and --output write JSON Lines", fix="leave one of them out")
     drawing = options.Drawing(
-        temperature, top_k, top_p, seed, repetition_penalty, max_new_tokens, min_new_tokens, stop, num_beams
+        temperature,
+        top_k,
+        top_p,
+        seed,
+        repetition_penalty,
+        max_new_tokens,
+        min_new_tokens,
+        stop,
+        num_beams,
+        draft_tokens,
     )
 
     def find() -> FoundModel:

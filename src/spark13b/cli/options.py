@@ -65,6 +65,16 @@ Stop = Annotated[
 NumBeams = Annotated[
     int | None, typer.Option("--num-beams", min=1, help="Beam search over so many.", rich_help_panel=_ANSWERS)
 ]
+DraftTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--draft-tokens",
+        min=0,
+        max=15,
+        help="Guess up to so many tokens from what was said before; the answer stays the same.",
+        rich_help_panel=_ANSWERS,
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,7 @@ class Drawing:
     min_new_tokens: int | None = None
     stop: list[str] | None = None
     num_beams: int | None = None
+    draft_tokens: int | None = None
 
     def options(self) -> dict[str, Any]:
         """The values of a preset that follow. A temperature, top_k or top_p means to draw; temperature 0 not to."""
@@ -99,4 +110,5 @@ class Drawing:
             "generation.min_new_tokens": self.min_new_tokens,
             "generation.stop": self.stop or None,
             "generation.num_beams": self.num_beams,
+            "generation.draft_tokens": self.draft_tokens,
         }

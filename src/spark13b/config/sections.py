@@ -163,6 +163,7 @@ class GenerationConfig(Checked):
     min_new_tokens: int = Field(0, ge=0, description="no end of the answer before so many tokens")
     stop: list[str] = Field(default_factory=list, description="texts that end an answer; they are not part of it")
     num_beams: int = Field(1, ge=1, le=32, description="beam search over so many; 1: off")
+    draft_tokens: int = Field(0, ge=0, le=15, description="guess so many tokens and check them in one step; 0: off")
     temperature: float = Field(1.0, gt=0)
     top_k: int = Field(0, ge=0, description="0: off")
     top_p: float = Field(1.0, gt=0, le=1, description="1: off")
@@ -180,6 +181,8 @@ class GenerationConfig(Checked):
             yield Problem("stop", "an empty text would end every answer at once", "leave it out")
         if self.num_beams > 1 and self.do_sample:
             yield Problem("num_beams", "a beam search draws nothing", "set do_sample to false", ("do_sample",))
+        if self.num_beams > 1 and self.draft_tokens:
+            yield Problem("draft_tokens", "a beam search guesses no tokens", "set it to 0", ("num_beams",))
         flaw = flaw_of(self.prompt_template)
         if flaw is not None:
             yield Problem("prompt_template", *flaw)

@@ -26,6 +26,10 @@ class Decoding(Protocol):
         """Seats beside the reading one."""
 
     @property
+    def checks_drafts(self) -> bool:
+        """Whether several tokens of a text, one position after the other within its ring, may be in one step."""
+
+    @property
     def graphs(self) -> int:
         """How many graphs there are; a call that adds one compiled it."""
 

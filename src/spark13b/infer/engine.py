@@ -233,15 +233,16 @@ class Engine:
         seats, tokens, positions = zip(*(feed for feeds in fed for feed in feeds), strict=True)
         with self._timed(room.seating.decoder) as clock:
             logits = room.seating.decoder.step(seats, tokens, positions)[:, : self._known]
-        if not clock.compiled:
-            self.pace.new_tokens += len(seats)
-            self.pace.step_seconds += clock.seconds
         pieces, first = [], 0
         for run, feeds in zip(list(room.running), fed, strict=True):
             pieces.append(run.take(logits[first : first + len(feeds)]))
             first += len(feeds)
+            if not clock.compiled:
+                self.pace.new_tokens += len(feeds) - run.wasted
             if run.generation.done:
                 self._leave(room, run)
+        if not clock.compiled:
+            self.pace.step_seconds += clock.seconds
         return pieces
 
     @contextmanager

@@ -33,13 +33,21 @@ def make_decoder(model: SparkForCausalLM | NativeModel, slots: int, seats: int, 
 
 def describe(model: SparkForCausalLM | NativeModel) -> str:
     """Which decoder `make_decoder` chooses for a model, and why, in a sentence."""
+    if (reason := reason_for_mindspore(model)) is not None:
+        return f"answers by MindSpore's operators: {reason}"
     if isinstance(model, NativeModel):
         return f"answers by {model.describe()}"
+    library = find_library().library
+    assert library is not None
+    return f"answers by {describe_library(library, model.config.compute_type)}"
+
+
+def reason_for_mindspore(model: SparkForCausalLM | NativeModel) -> str | None:
+    """Why `make_decoder` does not choose the native one for a model, or None when it does."""
+    if isinstance(model, NativeModel):
+        return None
     found = find_library()
-    reason = why_not(model) or found.reason
-    if found.library is None or reason:
-        return f"answers by MindSpore's operators: {reason}"
-    return f"answers by {describe_library(found.library, model.config.compute_type)}"
+    return why_not(model) or (found.reason if found.library is None else None)
 
 
 def why_not(model: SparkForCausalLM) -> str | None:
@@ -77,6 +85,8 @@ def native_model_of(model: SparkForCausalLM, library: Library) -> NativeModel:
 
 class NativeDecoder:
     """A decoder whose caches are NumPy's, of the compute type."""
+
+    checks_drafts = True
 
     def __init__(self, model: NativeModel, slots: int, seats: int, chunk: int) -> None:
         self.config, self.slots, self.seats, self.chunk = model.config, slots, seats, chunk

@@ -9,6 +9,7 @@ import numpy as np
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.infer.answer_text import AnswerText
 from spark13b.infer.beams import BeamSearch, Hypothesis
+from spark13b.infer.drafts import Drafts
 from spark13b.infer.requests import FinishReason, Generation, Piece, Token
 from spark13b.infer.sampling import Sampler, logprobs_of
 from spark13b.infer.seating import Seating
@@ -17,7 +18,7 @@ Feed = tuple[int, int, int]  # what goes into a step: seat, token, position
 
 
 class Single:
-    """One text that grows by one token a step, as the request's options say."""
+    """One text that grows by a token a step, or by as many as were guessed right, as the request's options say."""
 
     seats = 1
 
@@ -26,8 +27,12 @@ class Single:
     ) -> None:
         self.generation = generation
         self._seating, self._end_id = seating, end_id
-        options = generation.request.options
-        self._most = total - len(generation.request.prompt)
+        prompt, options = generation.request.prompt, generation.request.options
+        self._most = total - len(prompt)
+        drafts = options.draft_tokens if seating.decoder.checks_drafts else 0
+        self._drafts = Drafts(prompt, drafts) if drafts else None
+        self._guessed: list[int] = []  # in the step that is computed
+        self.wasted = 0  # tokens of the last step that were guessed wrong
         self._sampler = Sampler(options, end_id)
         self._text = AnswerText(tokenizer.stream(), options.stop) if tokenizer is not None else None
 
@@ -43,18 +48,39 @@ class Single:
         """What the next step is to append."""
         tokens = self.generation.tokens
         position = len(self.generation.request.prompt) + len(tokens) - 1
-        return [(self._seating.seat_of(self), tokens[-1].id, position)]
+        if self._drafts is not None:  # no more than the answer and its ring have room for
+            room = min(self._most - len(tokens) - 1, self._seating.decoder.slots - position - 1)
+            self._guessed = self._drafts.guess(max(room, 0))
+        seat = self._seating.seat_of(self)
+        return [(seat, token, position + at) for at, token in enumerate([tokens[-1].id, *self._guessed])]
 
     def take(self, logits: np.ndarray) -> Piece:
-        """Choose the next token from logits (1, V)."""
+        """Choose the next token from logits (1, V); from (1 + guesses, V) more, as long as the guesses are right."""
+        generation, guessed = self.generation, self._guessed
+        self._guessed = []
+        text, tokens = len(generation.text), len(generation.tokens)
+        right = 0
+        while True:
+            chosen = self._append(logits[right])
+            if generation.done or right == len(guessed) or chosen != guessed[right]:
+                break
+            right += 1
+        self.wasted = len(guessed) - right
+        if self._drafts is not None and guessed:
+            self._drafts.judge(len(guessed), right)
+        return Piece(generation, generation.text[text:], tuple(generation.tokens[tokens:]))
+
+    def _append(self, logits: np.ndarray) -> int:
+        """Choose the next token from logits (V,); the answer may be at its end."""
         generation, tops = self.generation, self.generation.request.logprobs
-        before = len(generation.text)
-        chosen = self._sampler.choose(logits[0])
+        chosen = self._sampler.choose(logits)
         if chosen == self._end_id:
             self.end("stop")
-            return Piece(generation, generation.text[before:], ())
-        token = Token(chosen) if tops is None else Token(chosen, *logprobs_of(logits[0], chosen, tops))
+            return chosen
+        token = Token(chosen) if tops is None else Token(chosen, *logprobs_of(logits, chosen, tops))
         generation.tokens.append(token)
+        if self._drafts is not None:
+            self._drafts.add(chosen)
         stops = False
         if self._text is not None:
             watched = len(generation.tokens) > generation.request.options.min_new_tokens
@@ -64,7 +90,7 @@ class Single:
             self.end("stop")
         elif len(generation.tokens) >= self._most:
             self.end("length")
-        return Piece(generation, generation.text[before:], (token,))
+        return chosen
 
     def end(self, reason: FinishReason) -> None:
         """The answer has ended: hand out the text that was held back."""
@@ -75,6 +101,8 @@ class Single:
 
 class Beams:
     """Beam search: `num_beams` texts that compete; the answer is there when none can win any more."""
+
+    wasted = 0
 
     def __init__(
         self, generation: Generation, seating: Seating, total: int, tokenizer: SparkTokenizer | None, end_id: int | None

@@ -22,6 +22,8 @@ from spark13b.run_folder import RunFolder, preset_for, weights_of
 if TYPE_CHECKING:
     from spark13b.infer.decoding import Decoding
     from spark13b.infer.engine import Engine
+    from spark13b.infer.native_model import NativeModel
+    from spark13b.model.causal_lm import SparkForCausalLM
     from spark13b.model.mesh import Mesh
 
 _ALONE = {"machine.devices": 1, "parallel.data_parallel": 1, "parallel.model_parallel": 1}
@@ -170,6 +172,12 @@ class Session:
             )
         # the doubt is a sentence to show, or None
         self.model, self.doubt = load_model(found, fold) if mesh is None else load_part(found, mesh, fold)
+        if preset.generation.draft_tokens and (reason := _why_no_drafts(self.model, mesh)) is not None:
+            raise InputError(
+                f"guessed tokens are checked by the native library alone, and {reason}",
+                where="generation.draft_tokens",
+                fix="leave --draft-tokens out, or set generation.draft_tokens to 0",
+            )
         self.make_decoder: Callable[..., Decoding] | None = None  # another than the usual, see `together`
         self._engine: Engine | None = None
         self._first: list[float] = []  # seconds to the first token of each answer
@@ -269,3 +277,10 @@ class Session:
         if pace.compile_seconds:
             parts.append(f"compiled for {pace.compile_seconds:.1f} s")
         return ", ".join(parts) or "nothing was answered"
+
+
+def _why_no_drafts(model: SparkForCausalLM | NativeModel, mesh: Mesh | None) -> str | None:
+    """Why answers do not come from the native library, or None where they do."""
+    from spark13b.infer.native_decoder import reason_for_mindspore
+
+    return "several processes share the model" if mesh is not None else reason_for_mindspore(model)

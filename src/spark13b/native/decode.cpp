@@ -67,8 +67,9 @@ EXPORTED int spark_decode_product(const Matrix* w, const float* bias, const floa
 }
 
 // matrices, vectors: see Parameters. cos, sin: (positions, D), the first half of sin negative. rings: of each text, of each
-// layer, keys and values (H * slots, D) of `ring_type`, kFloat32 or kBfloat16. logits: (texts, vocabulary). vnni: whether whole
-// numbers are multiplied where the processor can. adapters: or null, with their scale in B.
+// layer, keys and values (H * slots, D) of `ring_type`, kFloat32 or kBfloat16; texts with the same rings, one after the other, are
+// tokens of one text at positions one after the other. logits: (texts, vocabulary). vnni: whether whole numbers are multiplied
+// where the processor can. adapters: or null, with their scale in B.
 // -> 0, 1 for an argument out of its range, 2 when there is no memory for the activations.
 EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, const float* const* vectors,
                                const float* cos, const float* sin, const Adapters* adapters, int64_t texts,
@@ -86,6 +87,7 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
 
     Pool::Turn pool(Pool::of_process(), threads);
     std::vector<float> memory, all_scores;
+    std::vector<int64_t> firsts;  // tokens that begin another text
     const int64_t room = slots + 16;  // of a thread's scores; vectors of up to 16 reach beyond the last slot
     const Adapters lora = adapters ? *adapters : Adapters{};
     std::optional<Beside> beside;
@@ -95,6 +97,9 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
         inputs.emplace(pool, level, vnni != 0, texts, std::max(hidden, mlp));
         memory.resize(texts * (6 * hidden + 2 * mlp));
         all_scores.resize(pool.workers() * room);
+        for (int64_t t = 0; t < texts; ++t)
+            if (t == 0 || rings[t * shape->layers * 2] != rings[(t - 1) * shape->layers * 2]) firsts.push_back(t);
+        firsts.push_back(texts);
     } catch (const std::bad_alloc&) {
         return 2;
     }
@@ -131,17 +136,19 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
             inputs->multiply(of, false, qkv[which], of.begin(part), of.end(part));
             beside->add(kQ + which, qkv[which], hidden, of.begin(part), of.end(part));
         });
-        pool.share(texts * heads, [&](int64_t unit, int worker) {
-            const int64_t t = unit / heads, head = unit % heads, position = positions[t];
-            void* const* ring = rings + (t * shape->layers + number) * 2;
-            Ring keys(ring[0], ring_type, head, slots, size), values(ring[1], ring_type, head, slots, size);
-            float *q = qkv[0] + unit * size, *k = qkv[1] + unit * size, *v = qkv[2] + unit * size;
-            turn(q, cos + position * size, sin + position * size, size, scale);
-            turn(k, cos + position * size, sin + position * size, size, 1.0f);
-            keys.put(position, k);
-            values.put(position, v);
-            run.attend(q, keys.rows(), values.rows(), ring_type, std::min(position + 1, slots), size,
-                       all_scores.data() + worker * room, attended + unit * size);
+        pool.share((static_cast<int64_t>(firsts.size()) - 1) * heads, [&](int64_t unit, int worker) {
+            const int64_t text = unit / heads, head = unit % heads;
+            for (int64_t t = firsts[text]; t < firsts[text + 1]; ++t) {
+                const int64_t position = positions[t], at = (t * heads + head) * size;
+                void* const* ring = rings + (t * shape->layers + number) * 2;
+                Ring keys(ring[0], ring_type, head, slots, size), values(ring[1], ring_type, head, slots, size);
+                turn(qkv[0] + at, cos + position * size, sin + position * size, size, scale);
+                turn(qkv[1] + at, cos + position * size, sin + position * size, size, 1.0f);
+                keys.put(position, qkv[1] + at);
+                values.put(position, qkv[2] + at);
+                run.attend(qkv[0] + at, keys.rows(), values.rows(), ring_type, std::min(position + 1, slots), size,
+                           all_scores.data() + worker * room, attended + at);
+            }
         });
         multiply(matrix.out, vector.out_bias, attended, hidden, true, x);
         beside->take(attended, texts, hidden, number, {kOut});

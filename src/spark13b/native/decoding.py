@@ -25,6 +25,8 @@ def decode_step(
 ) -> np.ndarray:
     """A token of each text, `ids` (N,) at `positions` (N,), both int32 -> logits (N, V) float32 after each.
 
+    Several may be of one text, one position after the other below `slots`: each sees those before it.
+
     `rings` (N, layers, 2): where the keys and values of a text lie, (H*slots, D) each, see `addresses_of`: float32,
     with `halves` bfloat16; the token's own are written there. `level`: of LEVELS; the best by default. `vnni`:
     int8 and int4 weights are multiplied by whole numbers where the processor can, from AVX-512 on. Raises
@@ -41,7 +43,11 @@ def decode_step(
         raise ValueError(f"ids go from {ids.min()} to {ids.max()}, the vocabulary is {weights.vocabulary}")
     if positions.min() < 0 or positions.max() >= weights.positions:
         raise ValueError(f"positions go from {positions.min()} to {positions.max()}, of {weights.positions}")
-    if not rings.all() or np.unique(rings).size < rings.size:
+    goes_on = np.zeros(count, bool)  # with the text of the one before
+    goes_on[1:] = (rings[1:] == rings[:-1]).all(axis=(1, 2)) & (positions[1:] == positions[:-1] + 1)
+    goes_on &= positions < slots
+    texts = rings[~goes_on]
+    if not rings.all() or np.unique(texts).size < texts.size:
         raise ValueError("rings are missing, or the same for two texts")
     logits = np.empty((count, weights.vocabulary), np.float32)
     status = library.calls.spark_decode_step(
