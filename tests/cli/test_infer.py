@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from infer.small_run import write_small_run
+from spark13b.native.library import find_library
 
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
 
@@ -142,6 +143,16 @@ class TestAnswers:
         (best,) = records(infer("你好", "--json", "--max-new-tokens", 6, "--num-beams", 3)[1])
         scores = [best["score"], *(other["score"] for other in best["alternatives"])]
         assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+
+    def test_are_the_same_with_guessed_tokens(self, infer: Run) -> None:
+        if find_library().library is None:
+            pytest.skip("the native library is not built")
+        for options in (("--json", "--logprobs", 1), ("--stream", "--repetition-penalty", 1.5)):
+            asked = ("a b a b a b a b", "c d e c d e c d e", *options, "--max-new-tokens", 20)
+            plain, guessed = infer(*asked), infer(*asked, "--draft-tokens", 8)
+            assert (plain[0], plain[1]) == (guessed[0], guessed[1]) == (0, guessed[1])
+        code, _, err = infer("a", "--draft-tokens", 2, "--num-beams", 2)
+        assert code == 2 and "a beam search guesses no tokens" in err
 
 
 class TestOutputFile:
