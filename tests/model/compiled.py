@@ -13,7 +13,7 @@ from spark13b.config.sections import LoraConfig
 from spark13b.model.attention.blocked import BlockedAttention
 from spark13b.model.causal_lm import SparkForCausalLM
 from spark13b.model.device import device
-from spark13b.model.loss import TINY, Loss
+from spark13b.model.loss import TINY, Loss, TotalLoss
 from spark13b.model.names import adapter_shapes, expected_shapes
 from spark13b.model.native_training import NativeGradients, NativeParameters
 from spark13b.native.library import Library
@@ -43,10 +43,13 @@ def make_model(config: SparkConfig, weights: dict[str, np.ndarray], block: int |
     return model
 
 
-def loss_and_gradients(model: SparkForCausalLM) -> Gradients:
-    """A function of ids (B, T+1), mask of targets (B, T) -> loss, full name -> gradient of what is trained."""
+def loss_and_gradients(model: SparkForCausalLM, key: np.ndarray | None = None) -> Gradients:
+    """A function of ids (B, T+1), mask of targets (B, T) -> loss, full name -> gradient of what is trained.
+
+    `key`: of dropout; without one nothing is dropped.
+    """
     weights = model.trainable()
-    compute = _Gradients(model)
+    compute = _Gradients(model, key)
 
     def call(ids: np.ndarray, mask: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
         loss, gradients = compute(*tensors(ids, mask))
@@ -63,20 +66,25 @@ def native_gradients(
     arrays: dict[str, np.ndarray],
     recompute: bool = False,
     lora: LoraConfig | None = None,
+    dropout: float = 0.0,
+    key: np.ndarray | None = None,
 ) -> Gradients:
-    """The same by the native library, of these weights and adapters; no MindSpore operator but the library's."""
+    """The same by the native library, of these weights and adapters; no MindSpore operator but the library's.
+
+    `key`: of dropout; without one that of zeros.
+    """
     device()
     names, adapted = list(expected_shapes(config)), list(adapter_shapes(config, lora)) if lora else []
     weights, adapters = (
         {name: Parameter(Tensor(np.asarray(arrays[name], np.float32)), name=name) for name in some}
         for some in (names, adapted)
     )
-    compute = NativeGradients(library, NativeParameters(config, weights, adapters, lora), recompute)
+    compute = NativeGradients(library, NativeParameters(config, weights, adapters, lora, dropout=dropout), recompute)
     names = adapted or names
 
     def call(ids: np.ndarray, mask: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
         factor = Tensor(np.float32(1.0 / (mask.sum() + TINY)))
-        loss, gradients = compute(*tensors(ids, mask), Tensor(np.zeros(1, np.int32)), factor)
+        loss, gradients = compute(*tensors(ids, mask), Tensor(np.zeros(2, np.int32) if key is None else key), factor)
         return float(loss.asnumpy()), {
             name: gradient.asnumpy() for name, gradient in zip(names, gradients, strict=True)
         }
@@ -87,13 +95,23 @@ def native_gradients(
 class _Gradients(nn.Cell):
     """A cell, because `value_and_grad` that is called by itself does not see weights that are loaded later."""
 
-    def __init__(self, model: SparkForCausalLM) -> None:
+    def __init__(self, model: SparkForCausalLM, key: np.ndarray | None) -> None:
         super().__init__(auto_prefix=False)
         weights = ParameterTuple(model.trainable().values())
-        self.value_and_gradients = ops.value_and_grad(Loss(model.transformer), None, weights)
+        loss = Loss(model.transformer) if key is None else _LossWithDropout(model, key)
+        self.value_and_gradients = ops.value_and_grad(loss, None, weights)
 
     def construct(self, inputs: Any, targets: Any, mask: Any) -> Any:
         return self.value_and_gradients(inputs, targets, mask)
+
+
+class _LossWithDropout(nn.Cell):
+    def __init__(self, model: SparkForCausalLM, key: np.ndarray) -> None:
+        super().__init__(auto_prefix=False)
+        self.total, self.key = TotalLoss(model.transformer), Tensor(key)
+
+    def construct(self, inputs: Any, targets: Any, mask: Any) -> Any:
+        return self.total(inputs, targets, mask, self.key) / (mask.sum(-1).sum() + TINY)
 
 
 def tensors(ids: np.ndarray, mask: np.ndarray) -> tuple[Any, Any, Any]:

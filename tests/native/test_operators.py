@@ -393,3 +393,48 @@ def test_what_is_no_number_stays_none_when_it_is_rounded(native_library: Library
         batch.weights[name].view(np.uint32)[0, 0] = 0x7FFFFFFF
         assert call(native_library, "spark_loss", batch.inputs(level, 1, BFLOAT16), [sums]) == 0
         assert np.isnan(sums[0]), level
+
+
+def dropout_numbers(threshold: int, of_adapters: int) -> np.ndarray:
+    """A key and 2 x 9 places of layers behind that of the embedding; what is kept is scaled by 1.25 and 1.5."""
+    rng = np.random.default_rng(5)
+    places = rng.integers(0, 2**31, 19)
+    return numbers(123456789, 7, threshold, of_adapters, bits(1.25), bits(1.5), *places)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_gradients_with_dropout_are_slopes_of_the_loss_with_the_same_masks(
+    adapted: bool, native_library: Library
+) -> None:
+    """The loss in float32 has 6 or 7 digits: a long step, and slopes of the fourth order."""
+    batch = AdaptedBatch(3, (ALL, 0b1010101)) if adapted else Batch()
+    trained = batch.adapters if isinstance(batch, AdaptedBatch) else batch.weights
+    rate = 2**31 // 5
+    dropped = dropout_numbers(rate, rate if adapted else 0)
+    rng = np.random.default_rng(6)
+    directions = {name: rng.standard_normal(array.shape).astype(np.float32) for name, array in trained.items()}
+
+    def run(level: int, threads: int, recompute: int = 0) -> list[np.ndarray]:
+        outputs = [np.empty(2, np.float32), *(np.empty_like(one) for one in trained.values())]
+        inputs = [*batch.inputs(level, threads, FLOAT32, recompute), dropped]
+        assert call(native_library, "spark_loss_and_gradients", inputs, outputs) == 0
+        return outputs
+
+    sums, *gradients = run(native_library.best, 2)
+    slope = sum(float((found * directions[name]).sum()) for name, found in zip(trained, gradients, strict=True))
+    before, ends = {name: array.copy() for name, array in trained.items()}, {}
+    for steps in (-2, -1, 1, 2):
+        for name, array in trained.items():
+            array[...] = before[name] + np.float32(steps * 4e-3) * directions[name]
+        ends[steps] = float(run(native_library.best, 2)[0][0])
+    for name, array in trained.items():
+        array[...] = before[name]
+    assert slope == pytest.approx((8 * (ends[1] - ends[-1]) - (ends[2] - ends[-2])) / (12 * 4e-3), rel=2e-3)
+    for level in range(native_library.best + 1):
+        for threads, recompute in ((1, 0), (2, 1)):
+            found = run(level, threads, recompute)
+            for one, other in zip(found, [sums, *gradients], strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * abs(other).max())
+    outputs = [np.empty(2, np.float32), *gradients]
+    wrong = [*batch.inputs(0), dropped[:-1]]
+    assert call(native_library, "spark_loss_and_gradients", wrong, outputs) == 1

@@ -203,12 +203,9 @@ def test_a_base_in_bfloat16_takes_half_the_memory_and_learns_as_one_in_float32(
         train(Job(preset, rows, tmp_path / "none", load=base))
 
 
-def test_dropout_is_mindspores(native_library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_frozen_weights_may_be_bfloat16(native_library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_choice, "find_library", lambda: Found(native_library, ""))
-    library, why = choose_training(config(), Setup(lora=LoraConfig(dropout=0.1)))
-    assert library is None
-    assert "the native library has no dropout of adapters' inputs (lora.dropout)" in why
-    assert choose_training(config(), Setup(lora=LoraConfig()))[0] is native_library
+    assert choose_training(config(), Setup(lora=LoraConfig(dropout=0.1)))[0] is native_library
     half = config(param_init_type="bfloat16")
     assert choose_training(half, Setup(lora=LoraConfig()))[0] is native_library
     assert "trains float32 weights, these are bfloat16" in choose_training(half, Setup())[1]

@@ -74,7 +74,7 @@ def beside(model: QuantizedLora, recompute: bool = False) -> Callable[[], tuple[
     """The loss of the batch and the gradients of the adapters, as they are when it is called."""
     assert model.library is not None
     compute, (ids, mask) = NativeGradients(model.library, model.native_parameters(), recompute), batch()
-    key, factor = Tensor(np.zeros(1, np.int32)), Tensor(np.float32(1.0 / (mask.sum() + TINY)))
+    key, factor = Tensor(np.zeros(2, np.int32)), Tensor(np.float32(1.0 / (mask.sum() + TINY)))
 
     def call() -> tuple[float, dict[str, Array]]:
         loss, gradients = compute(*tensors(ids, mask), key, factor)
@@ -90,15 +90,18 @@ def there(native_library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("targets", "rank", "recompute"), [(".", 3, False), ("[qv]_proj", 5, True), ("fc2", 1, True)])
+@pytest.mark.parametrize(
+    ("targets", "rank", "recompute", "dropout"),
+    [(".", 3, False, 0.0), (".", 3, True, 0.1), ("[qv]_proj", 5, True, 0.0), ("fc2", 1, True, 0.0)],
+)
 def test_loss_and_gradients_have_the_bits_of_those_beside_the_float_base(
-    native_library: Library, there: None, targets: str, rank: int, recompute: bool, kind: str
+    native_library: Library, there: None, targets: str, rank: int, recompute: bool, dropout: float, kind: str
 ) -> None:
-    shape, lora = config(compute_type=kind), LoraConfig(rank=rank, alpha=2.5, targets=targets)
+    shape, lora = config(compute_type=kind), LoraConfig(rank=rank, alpha=2.5, targets=targets, dropout=dropout)
     base, twin = rounded(shape)
     adapters = random_adapters(shape, lora)
-    expected, slopes = native_gradients(native_library, shape, twin | adapters, recompute, lora)(*batch())
-    model = QuantizedLora(shape, base, Setup(lora=lora))
+    expected, slopes = native_gradients(native_library, shape, twin | adapters, recompute, lora, dropout)(*batch())
+    model = QuantizedLora(shape, base, Setup(lora=lora, dropout=dropout))
     model.load_adapters(adapters)
     loss, found = beside(model, recompute)()
     assert (loss, list(found)) == (expected, list(slopes))
@@ -191,8 +194,6 @@ def test_a_quantised_base_is_measured_where_it_lies(there: None, rows: Path, bas
 @pytest.mark.parametrize(
     ("changes", "said", "fix"),
     [
-        ({"lora__dropout": 0.1}, "no dropout of adapters' inputs", "set lora.dropout to 0"),
-        ({"train__dropout": 0.1}, r"no dropout \(train.dropout\)", "set train.dropout to 0"),
         ({"model__compute_type": "float16", "train__loss_scale": "dynamic"}, "is float16", "set it to bfloat16"),
         ({"machine__devices": 2, "parallel__model_parallel": 2}, "several processes", "parallel.model_parallel to 1"),
     ],

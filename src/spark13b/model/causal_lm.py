@@ -83,7 +83,9 @@ class SparkForCausalLM(nn.Cell):
 
     def native_parameters(self) -> NativeParameters:
         """The parameters as the native library's operators take them."""
-        return NativeParameters(self.config, self.weights(), self.adapters(), self.setup.lora)
+        return NativeParameters(
+            self.config, self.weights(), self.adapters(), self.setup.lora, dropout=self.setup.dropout
+        )
 
     def whole_shapes(self) -> dict[str, tuple[int, ...]]:
         """Full name -> shape of what training changes, undivided."""

@@ -24,9 +24,8 @@ class Dropout(nn.Cell):
 
     def __init__(self, rate: float, place: str, first_row: int = 0, first_column: int = 0) -> None:
         super().__init__()
-        self.threshold = int(rate * 2**31)
-        self.scale = 1.0 / (1.0 - rate)
-        self.place = _number(place)
+        self.threshold, self.scale = drop_threshold(rate), 1.0 / (1.0 - rate)
+        self.place = place_number(place)
         self.first_row, self.first_column = first_row, first_column
 
     def construct(self, x: Any, key: Any) -> Any:
@@ -42,9 +41,14 @@ class Dropout(nn.Cell):
         return x * (kept * self.scale)
 
 
+def drop_threshold(rate: float) -> int:
+    """What is below, of whole numbers from 0 to 2^31 - 1, is dropped."""
+    return int(rate * 2**31)
+
+
 def dropout_key(seed: int, step: int, first_row: int, tokens: int) -> np.ndarray:
     """The key of a batch of rows of `tokens` that begins at row `first_row` of its step, (2,) int32."""
-    return np.array([_number(f"{seed}:{step}"), (first_row * tokens) % 2**31], np.int32)
+    return np.array([place_number(f"{seed}:{step}"), (first_row * tokens) % 2**31], np.int32)
 
 
 def _mixed(bits: Any) -> Any:
@@ -53,5 +57,6 @@ def _mixed(bits: Any) -> Any:
     return ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, 15))
 
 
-def _number(text: str) -> int:
+def place_number(text: str) -> int:
+    """A text as a number from 0 to 2^31 - 1."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") >> 1

@@ -18,7 +18,6 @@ def choose_native(
     device: Device,
     *,
     model_parallel: int,
-    dropout: float,
     lora: LoraConfig | None,
     rounded: bool = False,
 ) -> tuple[Library | None, str]:
@@ -27,7 +26,7 @@ def choose_native(
     `lora`: of the adapters that are trained, None without. `rounded`: the weights are those of a quantised file. Raises
     InputError as `find_library` does.
     """
-    library, reason, _ = _choose(config, device, model_parallel, dropout, lora, rounded)
+    library, reason, _ = _choose(config, device, model_parallel, lora, rounded)
     if library is None:
         return None, f"MindSpore's operators: {reason}"
     where = ", quantised weights where their file is mapped into memory" if rounded else ""
@@ -35,13 +34,13 @@ def choose_native(
 
 
 def need_native(
-    config: SparkConfig, device: Device, base: Path | None, *, model_parallel: int, dropout: float, lora: LoraConfig
+    config: SparkConfig, device: Device, base: Path | None, *, model_parallel: int, lora: LoraConfig
 ) -> None:
     """Raise InputError where adapters cannot be trained beside a quantised base; `base`: its file, where one is named.
 
     MindSpore's operators have float weights alone, and those of a large model would not fit.
     """
-    library, reason, mend = _choose(config, device, model_parallel, dropout, lora, rounded=True)
+    library, reason, mend = _choose(config, device, model_parallel, lora, rounded=True)
     if library is None:
         name = base or "BASE"
         raise InputError(
@@ -89,11 +88,11 @@ def adapted_bits(lora: LoraConfig) -> int:
 
 
 def _choose(
-    config: SparkConfig, device: Device, model_parallel: int, dropout: float, lora: LoraConfig | None, rounded: bool
+    config: SparkConfig, device: Device, model_parallel: int, lora: LoraConfig | None, rounded: bool
 ) -> tuple[Library | None, str, str]:
     """The library or, where it is None, why, and how to mend it."""
     found = find_library()
-    obstacle = _obstacle(config, device, model_parallel, dropout, lora, rounded)
+    obstacle = _obstacle(config, device, model_parallel, lora, rounded)
     if obstacle is not None:
         return None, *obstacle
     if found.library is None:
@@ -104,7 +103,7 @@ def _choose(
 
 
 def _obstacle(
-    config: SparkConfig, device: Device, model_parallel: int, dropout: float, lora: LoraConfig | None, rounded: bool
+    config: SparkConfig, device: Device, model_parallel: int, lora: LoraConfig | None, rounded: bool
 ) -> tuple[str, str] | None:
     """Why the library does not compute such a run, and how to mend it; None where it does."""
     kept = set() if rounded else {config.param_init_type, config.embedding_init_type}
@@ -126,10 +125,6 @@ def _obstacle(
         return reason, "set it to bfloat16"
     if model_parallel > 1:
         return "several processes share the model", "set parallel.model_parallel to 1"
-    if dropout > 0:
-        return "the native library has no dropout (train.dropout)", "set train.dropout to 0"
-    if lora is not None and lora.dropout > 0:
-        return "the native library has no dropout of adapters' inputs (lora.dropout)", "set lora.dropout to 0"
     if config.attention_backend not in ("auto", "native"):
         return f"model.attention_backend is {config.attention_backend}", "set it to auto"
     return None

@@ -11,8 +11,9 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from spark13b.config.model import SparkConfig
-from spark13b.config.sections import LoraConfig
+from spark13b.config.sections import LINEAR_NAMES, LoraConfig
 from spark13b.model.device import device
+from spark13b.model.dropout import drop_threshold, place_number
 from spark13b.model.loss import TINY
 from spark13b.model.native_choice import TYPES, adapted_bits, choose_native
 from spark13b.model.rope_table import rope_table
@@ -26,8 +27,8 @@ def choose_training(config: SparkConfig, setup: Setup, rounded: bool = False) ->
 
     `rounded`: its weights are those of a quantised file.
     """
-    shared, dropout = setup.mesh.model.size, setup.dropout
-    return choose_native(config, device(), model_parallel=shared, dropout=dropout, lora=setup.lora, rounded=rounded)
+    shared = setup.mesh.model.size
+    return choose_native(config, device(), model_parallel=shared, lora=setup.lora, rounded=rounded)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class NativeParameters:
     adapters: Mapping[str, Parameter] = field(default_factory=dict)
     lora: LoraConfig | None = None
     base: Weights | None = None
+    dropout: float = 0.0  # of what is added to the residual stream; that of adapters' inputs is in `lora`
 
     def operator(self, name: str) -> str:
         """The library's function that takes them."""
@@ -71,6 +73,17 @@ class NativeParameters:
             numbers += [self.lora.rank, float_bits(self.lora.alpha / self.lora.rank)]
             numbers += [adapted_bits(self.lora)] * config.num_layers
         return Tensor(np.array(numbers, np.int64))
+
+    def dropout_numbers(self) -> Tensor | None:
+        """What the operator is told of dropout beside a batch's key, None where nothing is dropped; see dropout.h."""
+        rates = (self.dropout, self.lora.dropout if self.lora is not None else 0.0)
+        if not any(rates):
+            return None
+        places = ["embedding"]
+        for layer in range(self.config.num_layers):
+            places += [f"layers.{layer}.{name}" for name in ("attention", "mlp", *LINEAR_NAMES)]
+        scales = [float_bits(1.0 / (1.0 - rate)) for rate in rates]
+        return Tensor(np.array([*map(drop_threshold, rates), *scales, *map(place_number, places)], np.int64))
 
 
 class NativeSums(nn.Cell):
@@ -106,8 +119,8 @@ class NativeLoss(nn.Cell):
 class NativeGradients(nn.Cell):
     """inputs, targets, mask (B, T), key, factor -> factor times the summed loss, and the gradients of what is trained.
 
-    The same numbers as `ops.value_and_grad` of the whole model, but for rounding. `key`, of dropout, is not used. With
-    `recompute` no activations inside a layer are kept.
+    The same numbers as `ops.value_and_grad` of the whole model, but for rounding, and the same masks of dropout, which
+    `key` is of. With `recompute` no activations inside a layer are kept.
     """
 
     def __init__(self, library: Library, parameters: NativeParameters, recompute: bool = False) -> None:
@@ -115,15 +128,17 @@ class NativeGradients(nn.Cell):
         self.parameters = parameters
         self.tensors, self.numbers = parameters.tensors, parameters.numbers(library, recompute)
         self.cos, self.sin = _rotation(parameters.config)
+        self.dropout = parameters.dropout_numbers()
         shapes = ((2,), *parameters.gradients)
         types = (mindspore.float32,) * len(shapes)
         name = parameters.operator("spark_loss_and_gradients")
         self.operator = ops.Custom(f"{library.path}:{name}", shapes, types, "aot")
 
     def construct(self, inputs: Any, targets: Any, mask: Any, key: Any, factor: Any) -> tuple[Any, Any]:
-        found = self.operator(
-            self.numbers, inputs, targets, mask, factor.reshape((1,)), self.cos, self.sin, *self.tensors
-        )
+        given = (self.numbers, inputs, targets, mask, factor.reshape((1,)), self.cos, self.sin, *self.tensors)
+        if self.dropout is not None:
+            given = (*given, ops.concat((ops.cast(key, mindspore.int64), self.dropout)))
+        found = self.operator(*given)
         return found[0][0], found[1:]
 
 

@@ -61,7 +61,7 @@ class QuantizedLora:
 
     def native_parameters(self) -> NativeParameters:
         """The parameters as the native library's operators take them."""
-        return NativeParameters(self.config, {}, self._adapters, self.setup.lora, self._base)
+        return NativeParameters(self.config, {}, self._adapters, self.setup.lora, self._base, self.setup.dropout)
 
     def describe_training(self, batch: int, tokens: int) -> str:
         """What computes losses and gradients, and why, in a sentence; the same for batches of any shape."""

@@ -3,19 +3,21 @@
 #include <algorithm>
 #include <utility>
 
-void Rounds::forward(const Linear& layer, const void* x, void* y, int32_t y_type, bool adds) {
+void Rounds::forward(const Linear& layer, const void* x, void* y, int32_t y_type, bool adds,
+                     const void* adapted) {
     const int64_t outputs = layer.outputs, inputs = layer.inputs, rank = layer.rank;
     const Layout to{y_type, outputs, 1};
     if (y)
         add({rows_, outputs, inputs, rows_of(inputs), columns_of(inputs), to, true, adds}, x, layer.weights, layer.bias,
             y);
     if (rank == 0) return;
-    add({rows_, rank, inputs, rows_of(inputs), columns_of(inputs), rows_of(rank), false, false}, x, layer.scaled_a,
-        nullptr, layer.low);
+    add({rows_, rank, inputs, rows_of(inputs), columns_of(inputs), rows_of(rank), false, false}, adapted ? adapted : x,
+        layer.scaled_a, nullptr, layer.low);
     if (y) add({rows_, outputs, rank, rows_of(rank), columns_of(rank), to, false, true}, layer.low, layer.b, nullptr, y);
 }
 
-void Rounds::backward(const Linear& layer, const void* dy, void* dx, int32_t dx_type, bool adds) {
+void Rounds::backward(const Linear& layer, const void* dy, void* dx, int32_t dx_type, bool adds,
+                      float* adapted) {
     const int64_t outputs = layer.outputs, inputs = layer.inputs, rank = layer.rank;
     const Layout to{dx_type, inputs, 1};
     if (dx)
@@ -23,12 +25,16 @@ void Rounds::backward(const Linear& layer, const void* dy, void* dx, int32_t dx_
     if (rank == 0) return;
     add({rows_, rank, outputs, rows_of(outputs), rows_of(rank), rows_of(rank), false, false}, dy, layer.scaled_b,
         nullptr, layer.low_change);
-    if (dx)
+    if (adapted)
+        add({rows_, inputs, rank, rows_of(rank), rows_of(inputs), {kFloat32, inputs, 1}, false, false}, layer.low_change,
+            layer.a, nullptr, adapted);
+    else if (dx)
         add({rows_, inputs, rank, rows_of(rank), rows_of(inputs), to, false, true}, layer.low_change, layer.a, nullptr,
             dx);
 }
 
-void Rounds::gradients(const Linear& layer, const void* x, const void* dy, float* dweights, float* da, float* db) {
+void Rounds::gradients(const Linear& layer, const void* x, const void* dy, float* dweights, float* da, float* db,
+                       const void* adapted) {
     const int64_t outputs = layer.outputs, inputs = layer.inputs, rank = layer.rank;
     const auto state = [&](const void* from, int64_t rows, const void* by, int64_t columns, float* to) {
         if (to)
@@ -36,7 +42,7 @@ void Rounds::gradients(const Linear& layer, const void* x, const void* dy, float
                 by, nullptr, to);
     };
     state(dy, outputs, x, inputs, dweights);
-    state(layer.low_change, rank, x, inputs, da);
+    state(layer.low_change, rank, adapted ? adapted : x, inputs, da);
     state(dy, outputs, layer.low, rank, db);
 }
 

@@ -29,13 +29,16 @@ class Rounds {
         : pool_(pool), level_(level), rows_(rows), type_(type) {}
 
     // x (N, inputs) -> y (N, outputs) of y_type, in place of what is there or added to it. Without y only `low`.
-    void forward(const Linear& layer, const void* x, void* y, int32_t y_type, bool adds);
+    // `adapted`: what the adapter gets in place of x.
+    void forward(const Linear& layer, const void* x, void* y, int32_t y_type, bool adds, const void* adapted = nullptr);
 
-    // dy -> dx, the gradient of x, likewise. Without dx only `low_change`.
-    void backward(const Linear& layer, const void* dy, void* dx, int32_t dx_type, bool adds);
+    // dy -> dx, the gradient of x, likewise. Without dx only `low_change`. `adapted`: (N, inputs) float32 that get what
+    // comes through the adapter, in place of dx.
+    void backward(const Linear& layer, const void* dy, void* dx, int32_t dx_type, bool adds, float* adapted = nullptr);
 
-    // x and dy -> the gradients that are not null: of W, A and B. Stated behind `backward`.
-    void gradients(const Linear& layer, const void* x, const void* dy, float* dweights, float* da, float* db);
+    // x and dy -> the gradients that are not null: of W, A and B. Stated behind `backward`. `adapted`: see `forward`.
+    void gradients(const Linear& layer, const void* x, const void* dy, float* dweights, float* da, float* db,
+                   const void* adapted = nullptr);
 
     void add(const Product::Shape& shape, const void* a, const void* b, const float* bias, void* c);
 

@@ -36,6 +36,7 @@ struct Adapters {
     const float* const* values = nullptr;
     int64_t rank = 0;
     float scale = 1.0f;  // 1 where B has it already
+    bool drops = false;  // in training: some of their inputs
 
     // A and B of a linear layer, null where it has none.
     const float* a(int64_t layer, int linear) const { return values ? values[(layer * kLinears + linear) * 2] : nullptr; }

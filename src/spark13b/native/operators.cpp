@@ -54,7 +54,9 @@ Rows<Number> rows_of(Number* data, const AttentionShape& shape) {
 // with adapters also their rank, the bits of their scale, and for each layer a number
 // whose bits are the linear layers that have one. Tensors behind them: ids, targets, mask, factor, cos, sin (of as many
 // positions or more), the weights unless they are elsewhere, A and B of each adapter; then the two sums of train_batch and, with
-// `differentiates`, the gradients: of all adapters or, where there are none, of all weights.
+// `differentiates`, the gradients: of all adapters or, where there are none, of all weights. With dropout there is one more
+// tensor of int64 before the two sums: key and first row, the thresholds of rows and of adapters' inputs, the bits of their
+// scales, and the places (see Dropout).
 int train(int count, void** data, int64_t** shapes, bool elsewhere, bool differentiates) try {
     constexpr int kBefore = 7, kNumbers = 10;
     const Call call = call_of(data, shapes);
@@ -68,7 +70,18 @@ int train(int count, void** data, int64_t** shapes, bool elsewhere, bool differe
     for (int64_t l = 0; adapts && l < layers; ++l)
         for (int i = 0; i < 2 * kLinears; ++i)
             places.push_back(call.numbers[kNumbers + 2 + l] >> (i / 2) & 1 ? values++ : -1);
-    const int trained = !differentiates ? 0 : adapts ? values : weights, sums = kBefore + weights + values;
+    const int trained = !differentiates ? 0 : adapts ? values : weights;
+    int sums = kBefore + weights + values;
+    Dropout dropout{};
+    const bool drops = differentiates && count == sums + 2 + trained;
+    if (drops) {
+        constexpr int64_t kSettings = 6;
+        if (shapes[sums][0] != kSettings + 1 + Dropout::kPlaces * layers) return 1;
+        const auto* given = static_cast<const int64_t*>(data[sums++]);
+        dropout = {static_cast<uint32_t>(given[0]), static_cast<uint32_t>(given[1]), static_cast<int32_t>(given[2]),
+                   static_cast<int32_t>(given[3]),  float_of(given[4]),              float_of(given[5]),
+                   given + kSettings};
+    }
     if (count != sums + 1 + trained || call.threads() < 1 || shapes[5][0] < shapes[1][1] || (adapts && values == 0))
         return 1;
     TrainingShape shape{};
@@ -111,14 +124,16 @@ int train(int count, void** data, int64_t** shapes, bool elsewhere, bool differe
     };
     if (adapts) {
         of_adapters = tensors_at(kBefore + weights);
-        adapters = {of_adapters.data(), call.numbers[kNumbers], float_of(call.numbers[kNumbers + 1])};
+        adapters = {of_adapters.data(), call.numbers[kNumbers], float_of(call.numbers[kNumbers + 1]),
+                    dropout.adapter_threshold > 0};
     }
     if (differentiates && adapts) gradients = tensors_at(sums + 1);
     for (int i = 0; !adapts && i < trained; ++i) gradients.push_back(call.to(sums + 1 + i));
     Pool::Turn pool(Pool::of_process(), call.threads());
     return train_batch(pool, call.level(), shape, base, adapters, call.floats(5), call.floats(6),
                        static_cast<const int32_t*>(data[1]), static_cast<const int32_t*>(data[2]), call.floats(3),
-                       *call.floats(4), call.to(sums), differentiates ? gradients.data() : nullptr);
+                       *call.floats(4), call.to(sums), differentiates ? gradients.data() : nullptr,
+                       drops ? &dropout : nullptr);
 } catch (const std::bad_alloc&) {
     return 2;
 }

@@ -31,6 +31,8 @@ struct Kernels {
     void (*gated_gradient[2])(const void* gate, const void* up, int64_t rows, int64_t width, void* change,
                               void* up_change, void* out, float* sums, float* up_sums);
     void (*add_rows)(const float* from, int64_t rows, int64_t width, int64_t stride, float* sums);
+    void (*drop[2])(const void* from, int64_t first, int64_t rows, int64_t width, const Mask& mask, void* to);
+    void (*add_dropped[2])(const void* from, int64_t first, int64_t rows, int64_t width, const Mask& mask, void* to);
     float (*score[2])(float* logits, int64_t width, int64_t target, float weight, float* hit, bool wants_change);
 };
 
@@ -56,7 +58,8 @@ struct Opening {
 class Training : private TrainingMemory {
   public:
     Training(Pool::Turn& pool, int level, const TrainingShape& shape, const TrainingWeights& weights,
-             const Adapters& adapters, const float* cos, const float* sin, float* const* gradients)
+             const Adapters& adapters, const float* cos, const float* sin, float* const* gradients,
+             const Dropout* dropout)
         : TrainingMemory(shape, weights, adapters, gradients),
           pool_(pool),
           run_(kernels_of(level)),
@@ -64,6 +67,7 @@ class Training : private TrainingMemory {
           level_(level),
           cos_(cos),
           sin_(sin),
+          dropout_(dropout),
           products_(pool, level, count_, shape.type) {
         if (shape.type != kFloat32) wide_.resize(pool.workers() * std::max(shape.hidden, shape.mlp));
         pool_.share(copies_.size(), [&](int64_t number, int) {
@@ -78,6 +82,7 @@ class Training : private TrainingMemory {
             for (int64_t n = first(piece); n < last(piece); ++n)
                 arithmetic_.row(embedding(), ids[n], hidden, kept_[0].x + n * hidden);
         });
+        if (drops()) drop(kept_[0].x, kFloat32, hidden, dropout_->embedding(), kept_[0].x);
         for (int64_t l = 0; l < shape_.layers; ++l) forward(l, l + 1 < shape_.layers ? kept_[l + 1].x : final_);
         score_all(targets, mask, factor, loss);
         if (!differentiates()) return;
@@ -89,6 +94,7 @@ class Training : private TrainingMemory {
             backward(l, l > lowest || trains_weights());
         }
         if (!trains_weights()) return;
+        if (drops()) drop(change_, kFloat32, hidden, dropout_->embedding(), change_);
         const int64_t parts = (hidden + kColumns - 1) / kColumns;
         pool_.share(parts, [&](int64_t part, int) {
             const int64_t begin = part * kColumns, width = std::min(kColumns, hidden - begin);
@@ -141,6 +147,54 @@ class Training : private TrainingMemory {
                 }
             }
         });
+    }
+
+    // Whether some of what is added to the residual stream is dropped, and of what adapters get.
+    bool drops() const { return dropout_ && dropout_->drops(); }
+
+    // to = rows (N, width) of a type by the mask
+    void drop(const void* rows, int32_t type, int64_t width, const Mask& mask, void* to) {
+        const int64_t row = width * bytes_of(type);
+        pool_.share(pieces_, [&](int64_t piece, int) {
+            const int64_t begin = first(piece);
+            run_.drop[type](static_cast<const char*>(rows) + begin * row, begin, last(piece) - begin, width, mask,
+                            static_cast<char*>(to) + begin * row);
+        });
+    }
+
+    // to, of a type, += rows (N, width) by the mask
+    void add_dropped(const float* rows, int64_t width, const Mask& mask, int32_t type, void* to) {
+        const int64_t row = width * bytes_of(type);
+        pool_.share(pieces_, [&](int64_t piece, int) {
+            const int64_t begin = first(piece);
+            run_.add_dropped[type](rows + begin * width, begin, last(piece) - begin, width, mask,
+                                   static_cast<char*>(to) + begin * row);
+        });
+    }
+
+    bool drops_input(const Linear& linear) const { return adapters_.drops && linear.rank > 0; }
+
+    // What the adapter of a linear layer gets of its input: null for the input itself.
+    const void* adapted(int64_t l, int i, const void* x) {
+        const Linear& linear = kept_[l].linears[i];
+        if (!drops_input(linear)) return nullptr;
+        drop(x, shape_.type, linear.inputs, dropout_->adapter(l, i), TrainingMemory::dropped(i));
+        return TrainingMemory::dropped(i);
+    }
+
+    void state_forward(int64_t l, int i, const void* x, void* y, int32_t y_type, bool adds) {
+        products_.forward(kept_[l].linears[i], x, y, y_type, adds, adapted(l, i, x));
+    }
+
+    // What `add_through` adds is still missing in dx when the products have run.
+    void state_backward(int64_t l, int i, const void* dy, void* dx, int32_t dx_type, bool adds) {
+        const Linear& linear = kept_[l].linears[i];
+        products_.backward(linear, dy, dx, dx_type, adds, dx && drops_input(linear) ? through(i) : nullptr);
+    }
+
+    void add_through(int64_t l, int i, int32_t dx_type, void* dx) {
+        const Linear& linear = kept_[l].linears[i];
+        if (dx && drops_input(linear)) add_dropped(through(i), linear.inputs, dropout_->adapter(l, i), dx_type, dx);
     }
 
     // Rows (N, C) in the products' type: where they lie, or in one of three places.
@@ -227,23 +281,25 @@ class Training : private TrainingMemory {
     void forward(int64_t l, float* out) {
         Kept& kept = kept_[l];
         const Linear* linears = kept.linears;
-        const int64_t mlp = shape_.mlp, wide = count_ * shape_.hidden * sizeof(float);
+        const int64_t hidden = shape_.hidden, mlp = shape_.mlp, wide = count_ * hidden * sizeof(float);
         open(l, out ? kAll : kAll & ~(1u << kDown));
         norm(kept.x, l, kNorm);
-        products_.forward(linears[kQ], h_, kept.q, kFloat32, false);
-        products_.forward(linears[kK], h_, kept.k, kFloat32, false);
-        products_.forward(linears[kV], h_, kept.v, kFloat32, false);
+        state_forward(l, kQ, h_, kept.q, kFloat32, false);
+        state_forward(l, kK, h_, kept.k, kFloat32, false);
+        state_forward(l, kV, h_, kept.v, kFloat32, false);
         products_.run();
         turn(kept.q, kept.k, false);
         if (!attend_rows(pool_, level_, attention(), heads_of<const float>(kept.q), heads_of<const float>(kept.k),
                          heads_of<const float>(kept.v), heads_of(kept.attended), kept.log_sums))
             throw std::bad_alloc();
         std::memcpy(kept.middle, kept.x, wide);
-        products_.forward(linears[kOut], operand(kept.attended, 0), kept.middle, kFloat32, true);
+        // with dropout what is to be added lies in dh first
+        state_forward(l, kOut, operand(kept.attended, 0), drops() ? dh_ : kept.middle, kFloat32, !drops());
         products_.run();
+        if (drops()) add_dropped(dh_, hidden, dropout_->attention(l), kFloat32, kept.middle);
         norm(kept.middle, l, kMlpNorm);
-        products_.forward(linears[kGate], h_, kept.gate, shape_.type, false);
-        products_.forward(linears[kUp], h_, kept.up, shape_.type, false);
+        state_forward(l, kGate, h_, kept.gate, shape_.type, false);
+        state_forward(l, kUp, h_, kept.up, shape_.type, false);
         products_.run();
         if (!out && linears[kDown].rank == 0) return;
         pool_.share(pieces_, [&](int64_t piece, int) {
@@ -252,21 +308,23 @@ class Training : private TrainingMemory {
                                     at(act_, row, mlp));
         });
         if (out) std::memcpy(out, kept.middle, wide);
-        products_.forward(linears[kDown], act_, out, kFloat32, true);
+        state_forward(l, kDown, act_, out && drops() ? dh_ : out, kFloat32, !drops());
         products_.run();
+        if (out && drops()) add_dropped(dh_, hidden, dropout_->mlp(l), kFloat32, out);
     }
 
     // Layer l: the gradient of its result, in `change`, becomes that of its input, where that is wanted.
     void backward(int64_t l, bool wants_input) {
         const Kept& kept = kept_[l];
-        const Linear* linears = kept.linears;
         const int64_t mlp = shape_.mlp;
         open(l, kAll);
 
-        const void* change = operand(change_, 0);
-        add_up(change_, bias_gradient(l, kDown));
-        products_.backward(linears[kDown], change, dgate_, shape_.type, false);
+        const float* added = change_of_added(drops() ? dropout_->mlp(l) : Mask{});
+        const void* change = operand(added, 0);
+        add_up(added, bias_gradient(l, kDown));
+        state_backward(l, kDown, change, dgate_, shape_.type, false);
         products_.run();
+        add_through(l, kDown, shape_.type, dgate_);
         norm(kept.middle, l, kMlpNorm);
         pool_.share(pieces_, [&](int64_t piece, int) {
             const int64_t row = first(piece);
@@ -278,19 +336,22 @@ class Training : private TrainingMemory {
         });
         gather(sums_, 2 * mlp, mlp, bias_gradient(l, kGate));
         gather(sums_ + mlp, 2 * mlp, mlp, bias_gradient(l, kUp));
-        products_.backward(linears[kGate], dgate_, dh_, kFloat32, false);
-        products_.backward(linears[kUp], dup_, dh_, kFloat32, true);
+        state_backward(l, kGate, dgate_, dh_, kFloat32, false);
+        state_backward(l, kUp, dup_, dh_, kFloat32, true);
         state_gradients(l, kDown, act_, change);
         state_gradients(l, kGate, h_, dgate_);
         state_gradients(l, kUp, h_, dup_);
         products_.run();
+        for (const int i : {kGate, kUp}) add_through(l, i, kFloat32, dh_);
         norm_gradient(kept.middle, l, kMlpNorm);
 
-        change = operand(change_, 0);
-        add_up(change_, bias_gradient(l, kOut));
-        products_.backward(linears[kOut], change, dh_, kFloat32, false);
+        added = change_of_added(drops() ? dropout_->attention(l) : Mask{});
+        change = operand(added, 0);
+        add_up(added, bias_gradient(l, kOut));
+        state_backward(l, kOut, change, dh_, kFloat32, false);
         state_gradients(l, kOut, operand(kept.attended, 1), change);
         products_.run();
+        add_through(l, kOut, kFloat32, dh_);
         if (!attend_rows_gradient(pool_, level_, attention(), heads_of<const float>(kept.q),
                                   heads_of<const float>(kept.k), heads_of<const float>(kept.v),
                                   heads_of<const float>(kept.attended), kept.log_sums, heads_of<const float>(dh_),
@@ -303,18 +364,27 @@ class Training : private TrainingMemory {
         for (int i = 0; i < 3; ++i) {
             operands[i] = operand(changes[i], i);
             add_up(changes[i], bias_gradient(l, i));
-            products_.backward(linears[i], operands[i], wants_input ? dh_ : nullptr, kFloat32, i > 0);
+            state_backward(l, i, operands[i], wants_input ? dh_ : nullptr, kFloat32, i > 0);
         }
         for (int i = 0; i < 3; ++i) state_gradients(l, i, h_, operands[i]);
         products_.run();
-        if (wants_input) norm_gradient(kept.x, l, kNorm);
+        if (!wants_input) return;
+        for (const int i : {kQ, kK, kV}) add_through(l, i, kFloat32, dh_);
+        norm_gradient(kept.x, l, kNorm);
+    }
+
+    // The gradient of what has been added to the residual stream, by that place's mask; dq has no other use then.
+    const float* change_of_added(const Mask& mask) {
+        if (!drops()) return change_;
+        drop(change_, kFloat32, shape_.hidden, mask, dq_);
+        return dq_;
     }
 
     // The gradients of a linear layer's matrix or adapter, whichever is trained.
     void state_gradients(int64_t l, int i, const void* x, const void* dy) {
         float* const* adapter = trains_weights() ? nullptr : gradients_ + (l * kLinears + i) * 2;
         products_.gradients(kept_[l].linears[i], x, dy, gradient(l, place_of(i)), adapter ? adapter[0] : nullptr,
-                            adapter ? adapter[1] : nullptr);
+                            adapter ? adapter[1] : nullptr, adapted(l, i, x));
     }
 
     // The last norm, the logits of some rows at a time, and the loss. With gradients: that of the normed rows in dh, and
@@ -365,6 +435,7 @@ class Training : private TrainingMemory {
     const Arithmetic& arithmetic_;
     const int level_;
     const float *cos_, *sin_;
+    const Dropout* const dropout_;
     Rounds products_;
     std::vector<float> wide_;
     int64_t opened_layer_ = -1;
@@ -381,7 +452,8 @@ bool TrainingShape::valid() const {
 
 int train_batch(Pool::Turn& pool, int level, const TrainingShape& shape, const TrainingWeights& weights,
                 const Adapters& adapters, const float* cos, const float* sin, const int32_t* ids,
-                const int32_t* targets, const float* mask, float factor, float* loss, float* const* gradients) {
+                const int32_t* targets, const float* mask, float factor, float* loss, float* const* gradients,
+                const Dropout* dropout) {
     bool rounded = shape.bias_type != kFloat32;
     for (int64_t i = 0; i < 1 + kLinears * shape.layers; ++i) rounded |= weights.matrices[i].type != kFloat32;
     if (!shape.valid() || level < 0 || level > best_level()) return 1;
@@ -389,7 +461,8 @@ int train_batch(Pool::Turn& pool, int level, const TrainingShape& shape, const T
     for (int64_t n = 0; n < shape.batch * shape.tokens; ++n)
         if (ids[n] < 0 || ids[n] >= shape.vocabulary || targets[n] < 0 || targets[n] >= shape.vocabulary) return 1;
     try {
-        Training(pool, level, shape, weights, adapters, cos, sin, gradients).run(ids, targets, mask, factor, loss);
+        Training(pool, level, shape, weights, adapters, cos, sin, gradients, dropout)
+            .run(ids, targets, mask, factor, loss);
         return 0;
     } catch (const std::bad_alloc&) {
         return 2;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "dropout.h"
 #include "model.h"
 #include "pool.h"
 
@@ -32,7 +33,9 @@ struct TrainingWeights {
 // With adapters they alone are trained, and weights stay as they are; without, all weights are trained. cos, sin: (tokens, D), the first half of sin negative. ids, targets, mask: (batch, tokens). `loss[0]` gets factor times the
 // sum of mask times the negative log likelihood, `loss[1]` the sum of mask where the target is the likeliest. `gradients`
 // of loss[0], of all weights in a checkpoint's order or, with adapters, as their `values`; they are written unless they are null.
+// `dropout`: null for none, as without gradients.
 // -> 0; 1 for an argument out of its range; 2 when memory ends; 3 when a product fails.
 int train_batch(Pool::Turn& pool, int level, const TrainingShape& shape, const TrainingWeights& weights,
                 const Adapters& adapters, const float* cos, const float* sin, const int32_t* ids,
-                const int32_t* targets, const float* mask, float factor, float* loss, float* const* gradients);
+                const int32_t* targets, const float* mask, float factor, float* loss, float* const* gradients,
+                const Dropout* dropout);

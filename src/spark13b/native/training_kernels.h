@@ -92,6 +92,31 @@ KERNEL static void gated_gradient(const Number* gate, const Number* up, int64_t 
         }
 }
 
+KERNEL static inline Integers mixed_lanes(Integers bits) {
+    bits = (Integers)((Naturals)(bits ^ (bits >> 16)) * kMixFactor);
+    return bits ^ (bits >> 15);
+}
+
+// to = from by the mask, or with ADDS to += that: rows (rows, width) from row `first` of the batch on.
+template <bool ADDS, class From, class Number>
+KERNEL static void drop(const From* from, int64_t first, int64_t rows, int64_t width, const Mask& mask, Number* to) {
+    uint32_t lanes[LANES];
+    for (int i = 0; i < LANES; ++i) lanes[i] = i;
+    Naturals begin;
+    std::memcpy(&begin, lanes, sizeof begin);
+    for (int64_t r = 0; r < rows; ++r, from += width, to += width) {
+        const uint32_t row = mixed((static_cast<uint32_t>(first + r) + mask.first_row) * kRowFactor + mask.place);
+        for (int64_t i = 0; i < width; i += LANES) {
+            const int64_t left = width - i;
+            const Naturals columns = (begin + static_cast<uint32_t>(i)) * kColumnFactor;
+            const Integers kept = mixed_lanes((Integers)(columns ^ row)) >= mask.threshold;
+            Vector x = take(from + i, left) * (kept ? splat(mask.scale) : Vector{});
+            if (ADDS) x += take(to + i, left);
+            put(to + i, x, left);
+        }
+    }
+}
+
 // Add rows (rows, width) to one row.
 KERNEL static void add_rows(const float* from, int64_t rows, int64_t width, int64_t stride, float* sums) {
     for (int64_t i = 0; i < width; i += LANES) {
@@ -166,6 +191,11 @@ KERNEL static float score_to(float* logits, int64_t width, int64_t target, float
     return score(logits, width, target, weight, hit, wants_change ? reinterpret_cast<Number*>(logits) : nullptr);
 }
 
+template <bool ADDS, class From, class Number>
+KERNEL static void drop_to(const void* from, int64_t first, int64_t rows, int64_t width, const Mask& mask, void* to) {
+    drop<ADDS>(static_cast<const From*>(from), first, rows, width, mask, static_cast<Number*>(to));
+}
+
 static const Kernels kernels = {
     {{convert_to<float, float>, convert_to<float, uint16_t>},
      {convert_to<uint16_t, float>, convert_to<uint16_t, uint16_t>}},
@@ -175,5 +205,7 @@ static const Kernels kernels = {
     {gated_to<float>, gated_to<uint16_t>},
     {gated_gradient_to<float>, gated_gradient_to<uint16_t>},
     add_rows,
+    {drop_to<false, float, float>, drop_to<false, uint16_t, uint16_t>},
+    {drop_to<true, float, float>, drop_to<true, float, uint16_t>},
     {score_to<float>, score_to<uint16_t>},
 };

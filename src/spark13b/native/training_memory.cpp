@@ -82,6 +82,9 @@ void TrainingMemory::lay_out(Arena& arena) {
     for (float** rows : {&change_, &dh_, &dq_, &dk_, &dv_}) *rows = arena.take<float>(wide);
     dgate_ = take(arena, count_ * mlp);
     dup_ = take(arena, count_ * mlp);
+    const int64_t adapted = adapters_.drops ? 2 * wide + count_ * std::max(hidden, mlp) : 0;
+    dropped_ = static_cast<char*>(take(arena, adapted));
+    through_ = arena.take<float>(adapted);
     sums_ = arena.take<float>(pieces_ * 2 * std::max(hidden, mlp));
 }
 
@@ -151,8 +154,8 @@ extern "C" {
 EXPORTED int64_t spark_logits_at_once() { return kLogits; }
 
 // What a step holds that computes gradients. `numbers`: those of TrainingShape in its order, but window and epsilon; then
-// the rank of adapters, and a number whose bits are the linear layers that have one. `types`: of the embedding and of the 7
-// matrices of each layer. -> bytes, -1 for such a shape there is no step.
+// the rank of adapters, a number whose bits are the linear layers that have one, and whether their inputs are dropped.
+// `types`: of the embedding and of the 7 matrices of each layer. -> bytes, -1 for such a shape there is no step.
 EXPORTED int64_t spark_training_bytes(const int64_t* numbers, const int32_t* types) {
     TrainingShape shape{};
     int64_t* const sizes[] = {&shape.batch, &shape.tokens, &shape.layers,    &shape.hidden,
@@ -169,7 +172,7 @@ EXPORTED int64_t spark_training_bytes(const int64_t* numbers, const int32_t* typ
     std::vector<float*> values;
     for (int64_t i = 0; rank > 0 && i < shape.layers * kLinears * 2; ++i)
         values.push_back(adapted >> (i / 2 % kLinears) & 1 ? &some : nullptr);
-    const Adapters adapters{rank > 0 ? values.data() : nullptr, rank, 1.0f};
+    const Adapters adapters{rank > 0 ? values.data() : nullptr, rank, 1.0f, rank > 0 && numbers[2] != 0};
     return static_cast<int64_t>(TrainingMemory::bytes(shape, matrices.data(), adapters));
 }
 

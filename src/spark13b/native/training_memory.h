@@ -76,11 +76,21 @@ class TrainingMemory {
     float *final_, *logits_, *losses_, *hits_, *change_, *dh_, *dq_, *dk_, *dv_, *sums_;
     void *h_, *act_, *dgate_, *dup_, *narrow_[3];
 
+    // Where linear layers' inputs lie for adapters with dropout, and the gradients of these, in float32; null without.
+    // Layers whose products are in the same run have places of their own.
+    char* dropped(int linear) const { return dropped_ + first_of(linear) * bytes_of(shape_.type); }
+    float* through(int linear) const { return through_ + first_of(linear); }
+
   private:
     struct Unlaid {};
 
     TrainingMemory(const TrainingShape& shape, const TrainingWeights& weights, const Adapters& adapters,
                    float* const* gradients, Unlaid);
+
+    int64_t first_of(int linear) const {
+        constexpr int64_t kPlaces[kLinears] = {0, 1, 2, 0, 0, 1, 2};
+        return kPlaces[linear] * count_ * shape_.hidden;
+    }
 
     size_t measure();
     void lay_out(Arena& arena);
@@ -91,6 +101,9 @@ class TrainingMemory {
     void* take(Arena& arena, int64_t count) const;
     const void* typed(Arena& arena, const void* from, int32_t from_type, int32_t type, int64_t count);
     const void* copied(Arena& arena, const void* from, int32_t from_type, int32_t type, int64_t count, float factor);
+
+    char* dropped_;
+    float* through_;
 
     // Whether layers use the same memory one after the other, but for their inputs.
     bool shares_layers() const { return shape_.recompute || !differentiates(); }

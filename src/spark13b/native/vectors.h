@@ -2,6 +2,7 @@
 
 typedef float Vector __attribute__((vector_size(LANES * 4)));
 typedef int32_t Integers __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Naturals __attribute__((vector_size(LANES * 4)));
 
 KERNEL static inline Vector splat(float value) { return value - Vector{}; }
 
@@ -111,8 +112,8 @@ KERNEL static inline void put(float* to, Vector v, int64_t left) {
 }
 
 // bfloat16 in the lower half of each lane: `narrowed` of bfloat16.h.
-KERNEL static inline Integers narrowed_lanes(Vector v) {
-    const Integers bits = (Integers)v, nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+KERNEL static inline Naturals narrowed_lanes(Vector v) {
+    const Naturals bits = (Naturals)v, nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
     return v == v ? nearest : (bits >> 16 | 0x40);
 }
 

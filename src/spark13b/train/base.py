@@ -65,7 +65,6 @@ def rounded_base(job: Job) -> RoundedBase | None:
             preset.machine.device,
             path,
             model_parallel=preset.parallel.model_parallel,
-            dropout=preset.train.dropout,
             lora=preset.lora,
         )
     return rounded

@@ -127,10 +127,7 @@ def evaluate(
     info = check_rows(preset, data)
     check_machine(preset)
     with parts_of(load, adapter).open(preset.model) as parts:
-        lora = parts.lora
-        if lora is not None:  # nothing is dropped here, and the native library can compute
-            lora = lora.model_copy(update={"dropout": 0.0})
-        config, setup = for_training(preset.model, device()), Setup(join(preset.parallel), lora)
+        config, setup = for_training(preset.model, device()), Setup(join(preset.parallel), parts.lora)
         model = _model(parts.base, config, setup)
         if parts.adapters is not None:
             model.load_adapters(parts.adapters.tensors)

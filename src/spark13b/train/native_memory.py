@@ -30,7 +30,6 @@ def native_trainer(preset: Preset, base: RoundedBase | None = None) -> tuple[Lib
         preset.model,
         preset.machine.device,
         model_parallel=preset.parallel.model_parallel,
-        dropout=preset.train.dropout,
         lora=preset.lora if preset.task == "lora" else None,
         rounded=base is not None,
     )
@@ -46,12 +45,12 @@ def native_step(library: Library, preset: Preset, tokens: int, recompute: bool, 
     biases, types = linear, (embedding, *[linear] * len(LINEAR_NAMES) * model.num_layers)
     if base is not None:
         biases, types = 0, base.types
-    rank, adapted = (preset.lora.rank, adapted_bits(preset.lora)) if preset.task == "lora" else (0, 0)
+    adapters = (0, 0, 0)
+    if preset.task == "lora":
+        adapters = (preset.lora.rank, adapted_bits(preset.lora), int(preset.lora.dropout > 0))
     width = model.ffn_hidden_size // 2
     sizes = (batch, tokens, model.num_layers, model.hidden_size, model.num_heads, width, model.vocab_size)
-    laid_out = training_bytes(
-        library, [*sizes, TYPES.index(model.compute_type), biases, recompute, rank, adapted], types
-    )
+    laid_out = training_bytes(library, [*sizes, TYPES.index(model.compute_type), biases, recompute, *adapters], types)
     # keys and values in bfloat16, K once more across, and the float32 sums of their gradients
     attention = thread_count() * tokens * model.head_size * (3 * 2 + 2 * 4)
     return laid_out + _packed(library, preset, batch * tokens) + attention
@@ -82,4 +81,6 @@ def _packed(library: Library, preset: Preset, rows: int) -> int:
             rows * model.hidden_size,
         )
     )
-    return max(logits, wide) if preset.task == "lora" else max(2 * logits, 3 * wide + narrow)
+    if preset.task == "lora":  # with dropout q, k and v have inputs of their own beside that of the weights
+        return max(logits, wide, 4 * narrow if preset.lora.dropout else 0)
+    return max(2 * logits, 3 * wide + narrow)
