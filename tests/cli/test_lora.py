@@ -106,7 +106,7 @@ def test_what_is_missing_is_named_with_a_cure(made, tmp_path, spark13b):
     options = ("--preset", made.folder / "small.yaml", "--data", made.rows)
     assert "add --load BASE" in spark13b("lora", *options, "--output", tmp_path / "run", code=2).stderr
     nothing = ("--load", tmp_path / "nothing", "--output", tmp_path / "run")
-    assert "there is no base model there" in spark13b("lora", *options, *nothing, code=2).stderr
+    assert "there is no such checkpoint" in spark13b("lora", *options, *nothing, code=2).stderr
     moved = Made(tmp_path / "moved", made.rows)
     shutil.copytree(made.run, moved.run)
     made.base.rename(moved.base)

@@ -20,14 +20,11 @@ ADAPTERS_FILE = Path("rank_0", ADAPTERS)  # in a checkpoint's folder
 def base_path(load: Path | None, before: AdapterCard | None) -> Path | None:
     """The base named by `load` or, when a run goes on, by its card; None when nothing names it.
 
-    Raises InputError when it is not there.
+    Raises InputError when the card's is not there any more.
     """
     path = load or (Path(before.base_path) if before is not None and before.base_path else None)
-    if path is None or path.exists():
+    if path is None or load is not None or path.exists():  # who opens `load` says when it is not there
         return path
-    if load is not None:
-        fix = "give --load a run, a checkpoint or its folder"
-        raise InputError("there is no base model there", where=path, fix=fix)
     raise InputError("the base model of the run is gone", where=path, fix="add --load BASE")
 
 
