@@ -9,6 +9,7 @@ struct Arithmetic {
     void (*linear)(const Matrix& w, const float* bias, const float* x, int64_t texts, int64_t in, bool adds, float* y,
                    int64_t y_stride, int64_t begin, int64_t end);
     void (*row)(const Matrix& w, int64_t which, int64_t in, float* out);
+    void (*open_strip)(const Matrix& w, int64_t first, int64_t in, bool narrow, void* out);
     void (*gated_gelu)(float* gate, const float* value, int64_t count);
     void (*attend)(const float* q, const void* keys, const void* values, int32_t type, int64_t count, int64_t size,
                    float* scores, float* out);

@@ -13,12 +13,12 @@
 #include <vector>
 
 #include "arithmetic.h"
-#include "row_products.h"
-#include "levels.h"
 #include "beside.h"
+#include "levels.h"
 #include "model.h"
 #include "pool.h"
 #include "ring.h"
+#include "row_products.h"
 
 namespace {
 

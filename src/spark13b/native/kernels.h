@@ -93,6 +93,14 @@ KERNEL static void row(const Matrix& w, int64_t which, int64_t in, float* out) {
     }
 }
 
+// The strip of int8 or int4 weights that begins with row `first` -> its rows, float32 or `narrow`, bfloat16.
+KERNEL static void open_strip(const Matrix& w, int64_t first, int64_t in, bool narrow, void* out) {
+    if (w.type == kInt8 && narrow) rows_of_strip<QuadsInt8>(w, first, in, static_cast<uint16_t*>(out));
+    if (w.type == kInt8 && !narrow) rows_of_strip<QuadsInt8>(w, first, in, static_cast<float*>(out));
+    if (w.type == kInt4 && narrow) rows_of_strip<QuadsInt4>(w, first, in, static_cast<uint16_t*>(out));
+    if (w.type == kInt4 && !narrow) rows_of_strip<QuadsInt4>(w, first, in, static_cast<float*>(out));
+}
+
 // gate = gelu(gate) * value
 KERNEL static void gated_gelu(float* gate, const float* value, int64_t count) {
     for (int64_t i = 0; i < count; i += LANES) {
@@ -159,9 +167,9 @@ KERNEL static void layer_norm(const float* x, const float* gamma, const float* b
 }
 
 #if LEVEL >= 2 && defined(SPARK13B_TILES)
-static const Kernels kernels = {linear, row, gated_gelu, attend, layer_norm, round_row, linear_of_rounded, linear_by_tiles};
+static const Kernels kernels = {linear, row, open_strip, gated_gelu, attend, layer_norm, round_row, linear_of_rounded, linear_by_tiles};
 #elif LEVEL >= 2
-static const Kernels kernels = {linear, row, gated_gelu, attend, layer_norm, round_row, linear_of_rounded, nullptr};
+static const Kernels kernels = {linear, row, open_strip, gated_gelu, attend, layer_norm, round_row, linear_of_rounded, nullptr};
 #else
-static const Kernels kernels = {linear, row, gated_gelu, attend, layer_norm, nullptr, nullptr, nullptr};
+static const Kernels kernels = {linear, row, open_strip, gated_gelu, attend, layer_norm, nullptr, nullptr, nullptr};
 #endif

@@ -223,25 +223,88 @@ KERNEL static inline void put_in_order(const Integers (&quads)[2], int8_t* to) {
 #endif
 }
 
+// `count` weights of row `own` of a strip, from column `i` on, whose packed bytes are `lanes`: -> out, float32 or bfloat16.
+template <class Quads, class Number>
+KERNEL static inline void put_weights(const Strip& strip, int64_t own, int64_t group, Integers lanes, int64_t i, int64_t count,
+                                      Number* out) {
+    constexpr int64_t kBlock = LANES * 4 * Quads::kQuads;
+    constexpr int kTogether = std::min<int64_t>(32, kBlock);  // of one scale: a row's length is a multiple of 32
+    Integers quads[Quads::kQuads];
+    Quads::open(lanes, quads);
+    int8_t levels[kBlock];
+    put_in_order(quads, levels);
+    for (int64_t g = 0; g < count; g += kTogether) {
+        const Vector scale = splat_widened(strip.scales[(i + g) / group * strip.height + own]);
+#pragma GCC unroll 8
+        for (int d = 0; d < kTogether; d += LANES)
+            put(out + g + d, __builtin_convertvector(widened_bytes(levels + g + d), Vector) * scale, LANES);
+    }
+}
+
+// Row `own` of a strip, from column `i` on -> out, which begins with that column.
+template <class Quads, class Number>
+KERNEL static inline void put_row(const Strip& strip, int64_t own, int64_t group, int64_t i, int64_t in, Number* out) {
+    constexpr int64_t kColumns = 4 * Quads::kQuads, kBlock = LANES * kColumns;
+    const uint8_t* from = strip.data + own * 4 + i / kColumns * strip.height * 4;
+    for (const int64_t begin = i; i < in; i += kBlock, from += LANES * strip.height * 4) {
+        const int64_t count = std::min(kBlock, in - i);
+        put_weights<Quads>(strip, own, group, gather(from, strip.height * 4, count / kColumns), i, count, out + i - begin);
+    }
+}
+
 // Row `which` of W -> out (in).
 template <class Quads>
 KERNEL static void row_of_strip(const Matrix& w, int64_t which, int64_t in, float* out) {
-    constexpr int64_t kColumns = 4 * Quads::kQuads, kBlock = LANES * kColumns;
-    constexpr int kTogether = std::min<int64_t>(32, kBlock);  // of one scale: a row's length is a multiple of 32
     const int64_t own = which % kStrip;
-    const Strip strip = Strip::of(w, which - own, in);
-    const uint8_t* from = strip.data + own * 4;
-    for (int64_t i = 0; i < in; i += kBlock, from += LANES * strip.height * 4) {
-        const int64_t block = std::min(kBlock, in - i);
-        Integers quads[Quads::kQuads];
-        Quads::open(gather(from, strip.height * 4, block / kColumns), quads);
-        int8_t levels[kBlock];
-        put_in_order(quads, levels);
-        for (int64_t g = 0; g < block; g += kTogether) {
-            const Vector scale = splat_widened(strip.scales[(i + g) / w.group * strip.height + own]);
+    put_row<Quads>(Strip::of(w, which - own, in), own, w.group, 0, in, out);
+}
+
+#if LEVEL >= 2
+// 16 vectors of 16 lanes, transposed.
+KERNEL static inline void transpose(__m512i (&rows)[16]) {
+    __m512i pairs[16];
 #pragma GCC unroll 8
-            for (int d = 0; d < kTogether; d += LANES)
-                store(out + i + g + d, __builtin_convertvector(widened_bytes(levels + g + d), Vector) * scale);
-        }
+    for (int i = 0; i < 16; i += 2) {
+        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
     }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j) {
+            rows[i + 2 * j] = _mm512_unpacklo_epi64(pairs[i + j], pairs[i + 2 + j]);
+            rows[i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[i + j], pairs[i + 2 + j]);
+        }
+    // in the vectors j, j + 4, j + 8 and j + 12, part k of 128 bits is of lane 4 k + j
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+        const __m512i low = _mm512_shuffle_i32x4(rows[j], rows[j + 4], 0x88), high = _mm512_shuffle_i32x4(rows[j], rows[j + 4], 0xdd);
+        const __m512i last_low = _mm512_shuffle_i32x4(rows[j + 8], rows[j + 12], 0x88);
+        const __m512i last_high = _mm512_shuffle_i32x4(rows[j + 8], rows[j + 12], 0xdd);
+        rows[j] = _mm512_shuffle_i32x4(low, last_low, 0x88);
+        rows[j + 4] = _mm512_shuffle_i32x4(high, last_high, 0x88);
+        rows[j + 8] = _mm512_shuffle_i32x4(low, last_low, 0xdd);
+        rows[j + 12] = _mm512_shuffle_i32x4(high, last_high, 0xdd);
+    }
+}
+#endif
+
+// The strip that begins with row `first` -> its rows, (16 or fewer, in).
+template <class Quads, class Number>
+KERNEL static void rows_of_strip(const Matrix& w, int64_t first, int64_t in, Number* out) {
+    const Strip strip = Strip::of(w, first, in);
+    int64_t i = 0;
+#if LEVEL >= 2
+    constexpr int64_t kBlock = LANES * 4 * Quads::kQuads;
+    const uint8_t* from = strip.data;
+    for (; strip.height == kStrip && i + kBlock <= in; i += kBlock, from += 16 * 64) {
+        __m512i rows[16];
+#pragma GCC unroll 16
+        for (int r = 0; r < 16; ++r) rows[r] = _mm512_loadu_si512(from + r * 64);
+        transpose(rows);
+#pragma GCC unroll 16
+        for (int r = 0; r < 16; ++r) put_weights<Quads>(strip, r, w.group, (Integers)rows[r], i, kBlock, out + r * in + i);
+    }
+#endif
+    for (int64_t own = 0; i < in && own < strip.height; ++own) put_row<Quads>(strip, own, w.group, i, in, out + own * in + i);
 }

@@ -69,7 +69,6 @@ class Training : private TrainingMemory {
           sin_(sin),
           dropout_(dropout),
           products_(pool, level, count_, shape.type) {
-        if (shape.type != kFloat32) wide_.resize(pool.workers() * std::max(shape.hidden, shape.mlp));
         pool_.share(copies_.size(), [&](int64_t number, int) {
             const Copy& copy = copies_[number];
             run_.convert[copy.from_type][copy.type](copy.from, copy.count, copy.factor, copy.to);
@@ -133,19 +132,11 @@ class Training : private TrainingMemory {
         if (openings.empty()) return;
         int64_t strips = 0;
         for (const Opening& one : openings) strips += one.strips();
-        pool_.share(strips, [&](int64_t strip, int worker) {
+        pool_.share(strips, [&](int64_t strip, int) {
             const Opening* one = openings.data();
             for (; strip >= one->strips(); ++one) strip -= one->strips();
-            const int64_t row = one->inputs * bytes_of(shape_.type);
-            for (int64_t o = strip * kStrip; o < std::min(one->of.outputs, (strip + 1) * kStrip); ++o) {
-                if (shape_.type == kFloat32) {
-                    arithmetic_.row(one->of, o, one->inputs, reinterpret_cast<float*>(one->to + o * row));
-                } else {
-                    float* wide = &wide_[worker * std::max(shape_.hidden, shape_.mlp)];
-                    arithmetic_.row(one->of, o, one->inputs, wide);
-                    run_.convert[kFloat32][kBfloat16](wide, one->inputs, 1.0f, one->to + o * row);
-                }
-            }
+            const int64_t first = strip * kStrip, offset = first * one->inputs * bytes_of(shape_.type);
+            arithmetic_.open_strip(one->of, first, one->inputs, shape_.type == kBfloat16, one->to + offset);
         });
     }
 
@@ -437,7 +428,6 @@ class Training : private TrainingMemory {
     const float *cos_, *sin_;
     const Dropout* const dropout_;
     Rounds products_;
-    std::vector<float> wide_;
     int64_t opened_layer_ = -1;
     unsigned opened_ = 0;
 };

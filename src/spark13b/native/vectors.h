@@ -120,8 +120,15 @@ KERNEL static inline Naturals narrowed_lanes(Vector v) {
 typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
 
 KERNEL static inline void put(uint16_t* to, Vector v, int64_t left) {
+#if LEVEL == 2  // GCC 12 takes __builtin_convertvector apart
+    const Halves halves = (Halves)_mm512_cvtepi32_epi16((__m512i)narrowed_lanes(v));
+#else
     const Halves halves = __builtin_convertvector(narrowed_lanes(v), Halves);
-    std::memcpy(to, &halves, std::min<int64_t>(left, LANES) * sizeof(uint16_t));
+#endif
+    if (left >= LANES)
+        std::memcpy(to, &halves, sizeof halves);
+    else
+        std::memcpy(to, &halves, left * sizeof(uint16_t));
 }
 
 // GELU's tanh form is z times this sigmoid, 1 / (1 + e^-z(a + b z^2)).
