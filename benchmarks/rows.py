@@ -1,10 +1,10 @@
 """Steps of several texts and short prompts with int8 and int4 weights, beside a step of one text and memory's bound.
 
-    python benchmarks/rows.py [--sizes 120m 1b] [--kinds int8 int4] [--rounds 9] [--against LIBRARY] [--quick]
+    python benchmarks/rows.py [--sizes 120m 1b] [--kinds int8 int4] [--rounds 9] [--quick]
 
 One process, two threads, random weights, in float32. In each round, by turns: steps of 1 to 16 texts, and prompts of 4
-to 256 tokens, with AMX, without it (AVX-512 with VNNI), and with another library (`--against`, the file of an earlier
-build). Memory's rate, in the same rounds: two threads read 512 MB. A call needs all weights once.
+to 256 tokens, with AMX, and without it (AVX-512 with VNNI). Memory's rate, in the same rounds: two threads read 512 MB.
+A call needs all weights once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from sides import THREADS
@@ -28,7 +27,7 @@ SHORT = 32
 SIZES = {"120m": USUAL, "1b": ONE_B}
 
 
-def measure(name: str, kind: str, rounds: int, against: Path | None, quick: bool) -> None:
+def measure(name: str, kind: str, rounds: int, quick: bool) -> None:
     """Print one table."""
     from spark13b.infer.native_decoder import NativeDecoder
     from spark13b.infer.native_model import NativeModel
@@ -37,7 +36,7 @@ def measure(name: str, kind: str, rounds: int, against: Path | None, quick: bool
     size = SMALL if quick else SIZES[name]
     model, nbytes = spark_model(size, 512, kind)
     path, plain = model.library.path, LEVELS.index("AVX-512")
-    sides = {"AMX": Library(path), "VNNI": Library(path, plain)} | ({"other": Library(against)} if against else {})
+    sides = {"AMX": Library(path), "VNNI": Library(path, plain)}
     decoders = {}
     for side, library in sides.items():
         decoders[side] = NativeDecoder(NativeModel(model.config, model.weights(), library), 256, max(TEXTS), 256)
@@ -86,13 +85,12 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
     parser.add_argument("--kinds", nargs="+", choices=("int8", "int4"), default=["int8", "int4"])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--against", type=Path, help="another build of the library")
     parser.add_argument("--quick", action="store_true", help="a small model, to see that the script runs")
     arguments = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}")
     for name in arguments.sizes[: 1 if arguments.quick else None]:
         for kind in arguments.kinds:
-            measure(name, kind, arguments.rounds, arguments.against, arguments.quick)
+            measure(name, kind, arguments.rounds, arguments.quick)
 
 
 if __name__ == "__main__":

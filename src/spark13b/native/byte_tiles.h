@@ -1,4 +1,4 @@
-// Products of int8 and int4 weights by inputs of 16 bits, by AMX, from four rows of inputs on. Part of kernels.h.
+// Products of int8 and int4 weights by inputs of 16 bits, by AMX, from five rows of inputs on. Part of kernels.h.
 //
 // A strip's levels of 64 columns are a tile as they lie; int4's are unpacked into one. The high and the low bytes of a row's
 // inputs are two rows of a tile, so that a product of tiles makes both sums of 8 rows and 16 outputs, for a group of 64.
