@@ -301,6 +301,12 @@ class Prefill {
     const void* panel_of(const Matrix& w, int64_t first, int64_t rows, int64_t inputs, int worker) {
         if (w.type == type_) return static_cast<const char*>(w.data) + first * inputs * bytes_of(type_);
         float *panel = panels_[worker].data(), *wide = panel + panel_size(rows, inputs);
+        if (w.group != 0 && first % kStrip == 0 && (rows % kStrip == 0 || first + rows == w.outputs)) {
+            for (int64_t r = 0; r < rows; r += kStrip)
+                run_.open_strip(w, first + r, inputs, type_ == kBfloat16,
+                                reinterpret_cast<char*>(panel) + r * inputs * bytes_of(type_));
+            return panel;
+        }
         for (int64_t r = 0; r < rows; ++r) {
             if (type_ == kFloat32) {
                 run_.row(w, first + r, inputs, panel + r * inputs);
