@@ -12,12 +12,14 @@ constexpr int kWide = 2;  // 6 x 2 of 16
 #endif
 constexpr int kTall = 6;
 
-template <int COLUMNS>
+template <int COLUMNS, bool AHEAD>
 KERNEL static inline void product_column(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_column,
-                                         const float* b, int64_t b_row, bool adds, float* c, int64_t c_row) {
+                                         const float* b, int64_t b_row, bool adds, float* c, int64_t c_row,
+                                         const float* ahead) {
     int64_t r = 0;
     for (; r + kTall <= rows; r += kTall)
-        product_tile<kTall, COLUMNS>(depth, a + r * a_row, a_row, a_column, b, b_row, adds, c + r * c_row, c_row);
+        product_tile<kTall, COLUMNS, AHEAD>(depth, a + r * a_row, a_row, a_column, b, b_row, adds, c + r * c_row, c_row,
+                                            ahead + r * depth);
     const float* left = a + r * a_row;
     float* to = c + r * c_row;
     switch (rows - r) {
@@ -30,18 +32,21 @@ KERNEL static inline void product_column(int64_t rows, int64_t depth, const floa
     }
 }
 
-// c (rows, columns) = a b, or c += a b; `columns` is a multiple of LANES, a[r * a_row + d * a_column].
+// c (rows, columns) = a b, or c += a b; `columns` is a multiple of LANES, a[r * a_row + d * a_column]. Asks memory for as
+// many numbers as a has from `ahead` on.
+template <bool AHEAD = false>
 KERNEL static void product(int64_t rows, int64_t depth, int64_t columns, const float* a, int64_t a_row,
-                           int64_t a_column, const float* b, int64_t b_row, bool adds, float* c, int64_t c_row) {
+                           int64_t a_column, const float* b, int64_t b_row, bool adds, float* c, int64_t c_row,
+                           const float* ahead = nullptr) {
     int64_t j = 0;
     for (; j + kWide * LANES <= columns; j += kWide * LANES)
-        product_column<kWide>(rows, depth, a, a_row, a_column, b + j, b_row, adds, c + j, c_row);
+        product_column<kWide, AHEAD>(rows, depth, a, a_row, a_column, b + j, b_row, adds, c + j, c_row, ahead);
     switch ((columns - j) / LANES) {
 #if LANES == 16
-        case 3: product_column<3>(rows, depth, a, a_row, a_column, b + j, b_row, adds, c + j, c_row); break;
-        case 2: product_column<2>(rows, depth, a, a_row, a_column, b + j, b_row, adds, c + j, c_row); break;
+        case 3: product_column<3, AHEAD>(rows, depth, a, a_row, a_column, b + j, b_row, adds, c + j, c_row, ahead); break;
+        case 2: product_column<2, AHEAD>(rows, depth, a, a_row, a_column, b + j, b_row, adds, c + j, c_row, ahead); break;
 #endif
-        case 1: product_column<1>(rows, depth, a, a_row, a_column, b + j, b_row, adds, c + j, c_row); break;
+        case 1: product_column<1, AHEAD>(rows, depth, a, a_row, a_column, b + j, b_row, adds, c + j, c_row, ahead); break;
         default: break;
     }
 }
@@ -145,14 +150,17 @@ KERNEL static void forward(const float* q, int64_t q_row, int64_t count, const S
     for (int64_t t = 0; t < kQueries; ++t) most[t] = kNothing, total[t] = 0.0f;
     std::memset(sums, 0, size * kQueries * sizeof(float));
     const int64_t begin = sight.begin(), end = sight.end(count);
+    // where keys and values lie row behind row, memory is asked for the values while scores are computed, and for the next keys
+    // while those are used
+    const auto product_of = k_row == size && v_row == size ? product<true> : product<false>;
     for (int64_t first = begin; first < end; first += kKeys) {
         const int64_t keys = std::min(kKeys, end - first);
         const bool whole = sight.all(count, first, keys);
         // the vectors of queries of which some see some of these keys
         const int64_t left = sight.left(first) / LANES * LANES;
         const int64_t right = (sight.right(first + keys) + LANES - 1) / LANES * LANES;
-        product(keys, size, right - left, k + first * k_row, k_row, 1, queries + left, kQueries, false, scores + left,
-                kQueries);
+        product_of(keys, size, right - left, k + first * k_row, k_row, 1, queries + left, kQueries, false, scores + left,
+                   kQueries, v + first * v_row);
         bool grew = false;
         alignas(64) float shrink[kQueries];
         for (int64_t t = left; t < right; t += LANES) {
@@ -197,8 +205,8 @@ KERNEL static void forward(const float* q, int64_t q_row, int64_t count, const S
                     float* at = sums + d * kQueries + t;
                     store(at, load(at) * load(shrink + t));
                 }
-        product(size, keys, right - left, v + first * v_row, 1, v_row, scores + left, kQueries, true, sums + left,
-                kQueries);
+        product_of(size, keys, right - left, v + first * v_row, 1, v_row, scores + left, kQueries, true, sums + left,
+                   kQueries, k + (first + keys) * k_row);
     }
     for (int64_t t = 0; t < count; ++t) {
         if (log_sums) log_sums[t] = most[t] + std::log(total[t]);
