@@ -14,6 +14,9 @@ from spark13b.model.names import expected_shapes
 from spark13b.model.rope_table import rope_table
 from spark13b.native.library import Library
 from spark13b.native.matrix import BFLOAT16 as HALF
+from spark13b.native.matrix import Matrix
+from spark13b.native.packing import dequantize, quantize
+from spark13b.native.weights import Weights
 
 
 def call(library: Library, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> int:
@@ -173,13 +176,14 @@ class Batch:
     """A small model and two texts of it."""
 
     types: tuple[int, int] = (FLOAT32, FLOAT32)  # of linear layers' weights and biases, of the embedding
+    widths: tuple[int, int] = (24, 40)  # hidden_size and ffn_hidden_size
 
     def __init__(self, window: int = 6) -> None:
         self.config = SparkConfig(
             num_layers=2,
-            hidden_size=24,
+            hidden_size=self.widths[0],
             num_heads=3,
-            ffn_hidden_size=40,
+            ffn_hidden_size=self.widths[1],
             vocab_size=37,
             seq_length=20,
             sparse_local_size=window,
@@ -343,6 +347,57 @@ def test_frozen_weights_may_be_bfloat16(types: tuple[int, int], native_library: 
     without, outputs = Batch(), [np.empty(2, np.float32), *(np.empty_like(one) for one in batch.weights.values())]
     without.types = types
     assert call(native_library, "spark_loss_and_gradients", without.inputs(0), outputs) == 1  # they cannot be trained
+
+
+class RoundedBatch(AdaptedBatch):
+    """With a base of int4, int8 and float32 that is no tensors; `weights` are what it stands for."""
+
+    widths = (192, 320)  # a block of 128 columns that is unpacked at once, and what is left of a row; heads of 64
+
+    def __init__(self, rank: int, masks: tuple[int, int]) -> None:
+        super().__init__(rank, masks)
+        self.base: dict[str, np.ndarray | Matrix] = dict(self.weights)
+        for name, array in self.weights.items():
+            if array.ndim == 2 and "1.attention.k_proj" not in name:
+                self.base[name] = rounded = quantize(array, 8 if "embedding" in name or "fc1" in name else 4, 32)
+                self.weights[name] = dequantize(rounded)
+        self.where = Weights([*self.base.values()], *self.tables, 3, self.config.layernorm_epsilon)
+
+    def elsewhere(self, library: Library, *settings: int) -> list[np.ndarray]:
+        """As `run`, of loss and gradients."""
+        given, *tensors = self.inputs(*settings)
+        given[8:10] = self.where.addresses()
+        outputs = [np.full(2, np.nan, np.float32), *(np.full_like(one, np.nan) for one in self.adapters.values())]
+        few = [*tensors[:6], *self.adapters.values()]
+        assert call(library, "spark_loss_and_gradients_elsewhere", [given, *few], outputs) == 0
+        alone = [np.empty(2, np.float32)]
+        assert call(library, "spark_loss_elsewhere", [given, *few], alone) == 0
+        np.testing.assert_array_equal(alone[0], outputs[0])
+        return outputs
+
+
+@pytest.mark.parametrize("kind", [FLOAT32, BFLOAT16])
+def test_beside_weights_of_whole_numbers_the_bits_are_those_beside_what_they_stand_for(
+    kind: int, native_library: Library
+) -> None:
+    batch = RoundedBatch(3, (0b1000001, ALL))
+    for level in range(native_library.best + 1) if kind == FLOAT32 else [native_library.best]:
+        for threads, recompute in ((1, 0), (2, 1)):
+            expected = batch.run(native_library, "spark_loss_and_gradients", level, threads, kind, recompute)
+            for one, other in zip(
+                batch.elsewhere(native_library, level, threads, kind, recompute), expected, strict=True
+            ):
+                np.testing.assert_array_equal(one, other)
+
+
+def test_weights_of_whole_numbers_are_not_trained(native_library: Library) -> None:
+    batch = RoundedBatch(3, (ALL, ALL))
+    given, *tensors = Batch.inputs(batch, 0)
+    given[8:10] = batch.where.addresses()
+    outputs = [np.empty(2, np.float32)]
+    assert call(native_library, "spark_loss_elsewhere", [given, *tensors[:6]], outputs) == 0
+    assert call(native_library, "spark_loss_and_gradients_elsewhere", [given, *tensors[:6]], outputs) == 1
+    assert call(native_library, "spark_loss_elsewhere", [given, *tensors], outputs) == 1  # with tensors of weights
 
 
 def test_adapters_that_do_not_fit_their_numbers_are_refused(native_library: Library) -> None:
