@@ -14,7 +14,7 @@ from spark13b.ckpt.inspecting import guessed_config
 from spark13b.ckpt.streams import blocks_of
 from spark13b.ckpt.tensors import Checkpoint, Derived, Recipe, TensorInfo
 from spark13b.errors import InputError
-from spark13b.model.names import adapter_shapes, kind_of, match_adapters, match_names
+from spark13b.model.names import adapter_names, adapter_shapes, kind_of, match_adapters, match_names
 
 
 def merged(base: Checkpoint, adapters: Adapters, dtype: np.dtype[np.generic] | None = None) -> Checkpoint:
@@ -65,7 +65,7 @@ class _Fold:
     def _rows(self) -> Iterator[Array]:
         """The sums, some rows at a time."""
         linear, lora = self.info.name.rpartition(".")[0], self.adapters.lora
-        a, b = (to_float32(self.adapters.tensors.read(f"{linear}.mindpet_delta_lora_{one}")) for one in "ab")
+        a, b = (to_float32(self.adapters.tensors.read(name)) for name in adapter_names(linear))
         b = b * np.float32(lora.alpha / lora.rank)
         columns = self.info.shape[1]
         row_bytes = columns * self.info.dtype.itemsize

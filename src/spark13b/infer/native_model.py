@@ -13,12 +13,11 @@ from spark13b.ckpt.streams import read_into
 from spark13b.ckpt.tensors import Checkpoint
 from spark13b.config.model import SparkConfig
 from spark13b.config.sections import LoraConfig
-from spark13b.model.names import adapter_shapes, expected_shapes, is_embedding, match_adapters
+from spark13b.model.names import adapter_names, adapter_shapes, expected_shapes, is_embedding, match_adapters
 from spark13b.model.native_choice import describe_library
-from spark13b.model.rope_table import rope_table
+from spark13b.model.native_weights import native_weights
 from spark13b.native.library import Library
 from spark13b.native.matrix import BFLOAT16, Matrix
-from spark13b.native.weights import Weights
 
 _TYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
 
@@ -36,9 +35,8 @@ class NativeAdapters:
         for name, shape in expected_shapes(config).items():
             if len(shape) != 2 or is_embedding(name):
                 continue
-            one = name.removesuffix("weight") + "mindpet_delta_lora_"
-            found = f"{one}a" in self.arrays
-            pairs.append((self._array(f"{one}a"), self._array(f"{one}b") * scale) if found else None)
+            a, b = adapter_names(name.removesuffix(".weight"))
+            pairs.append((self._array(a), self._array(b) * scale) if a in self.arrays else None)
         return pairs
 
     def _array(self, name: str) -> np.ndarray:
@@ -58,10 +56,8 @@ class NativeModel:
         self.config, self.library = config, library
         self.rounds = config.compute_type == "bfloat16"  # products of many rows, and caches, are then bfloat16
         self._parameters = {name: parameters[name] for name in expected_shapes(config)}
-        cos, sin = (np.ascontiguousarray(table, np.float32) for table in rope_table(config))
         pairs = [] if adapters is None else adapters.pairs(config)
-        matrices = list(self._parameters.values())
-        self.native = Weights(matrices, cos, sin, config.num_heads, config.layernorm_epsilon, pairs)
+        self.native = native_weights(config, self._parameters.values(), pairs)
 
     def weights(self) -> dict[str, np.ndarray | Matrix]:
         """Full name -> array or matrix, in the order of a complete checkpoint."""

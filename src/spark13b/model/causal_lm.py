@@ -46,20 +46,14 @@ class SparkForCausalLM(nn.Cell):
         else:
             self._graphs["loss"] = NativeLoss(self.library, self.native_parameters())
         if seed is not None:
-            self._begin(expected_shapes(config), self.weights(), seed)
+            begin(self.weights(), expected_shapes(config), config, mesh, seed)
         if self.setup.lora is not None:
             self.begin_adapters(seed or 0)
 
     def begin_adapters(self, seed: int) -> None:
         """Give the adapters their first values: with them the model answers as its base does."""
         assert self.setup.lora is not None
-        self._begin(adapter_shapes(self.config, self.setup.lora), self.adapters(), seed)
-
-    def _begin(self, shapes: Mapping[str, tuple[int, ...]], parameters: Mapping[str, Any], seed: int) -> None:
-        """Give parameters their first values, those of their part of the whole."""
-        for name, parameter in parameters.items():
-            whole = initial_value(name, shapes[name], self.config, seed)
-            set_parameter(parameter, self.setup.mesh.part_of(name, whole))
+        begin(self.adapters(), self.whole_shapes(), self.config, self.setup.mesh, seed)
 
     def construct(self, ids: Any) -> Any:
         """ids (B, T) int32 -> logits (B, T, V) float32, as a MindSpore cell"""
@@ -98,18 +92,12 @@ class SparkForCausalLM(nn.Cell):
         `arrays` may be an open checkpoint, whose shapes are known without reading it. Raises InputError that lists
         missing, unknown and misshapen names. Masks and caches of the original's files are passed over.
         """
-        shapes = arrays.shapes() if hasattr(arrays, "shapes") else {name: np.shape(arrays[name]) for name in arrays}
-        match_names(shapes, self.config, where=getattr(arrays, "path", None))
-        for name, parameter in self.weights().items():
-            set_parameter(parameter, self.setup.mesh.part_of(name, np.asarray(arrays[name])))
+        match_names(_shapes_of(arrays), self.config, where=getattr(arrays, "path", None))
+        _fill(self.weights(), arrays, self.setup.mesh)
 
     def load_adapters(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Load the adapters, full name -> array; other names are passed over. Raises InputError for missing ones."""
-        assert self.setup.lora is not None
-        shapes = arrays.shapes() if hasattr(arrays, "shapes") else {name: np.shape(arrays[name]) for name in arrays}
-        match_adapters(shapes, self.config, self.setup.lora, where=getattr(arrays, "path", None))
-        for name, parameter in self.adapters().items():
-            set_parameter(parameter, self.setup.mesh.part_of(name, np.asarray(arrays[name])))
+        fill_adapters(self.adapters(), arrays, self.config, self.setup)
 
     def state(self) -> dict[str, np.ndarray]:
         """Full name -> array of this process's weights, a copy: on a CPU MindSpore's own change with later steps."""
@@ -187,6 +175,32 @@ class _Logits(nn.Cell):
 def _pad(array: np.ndarray, tokens: int) -> np.ndarray:
     """Pad (B, T) with zeros on the right: no token sees what comes after it."""
     return np.ascontiguousarray(np.pad(array, ((0, 0), (0, tokens - array.shape[1]))))
+
+
+def begin(
+    parameters: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], config: SparkConfig, mesh: Mesh, seed: int
+) -> None:
+    """Give parameters, full name -> MindSpore parameter, their first values, those of their part of the whole."""
+    for name, parameter in parameters.items():
+        set_parameter(parameter, mesh.part_of(name, initial_value(name, shapes[name], config, seed)))
+
+
+def fill_adapters(
+    parameters: Mapping[str, Any], arrays: Mapping[str, np.ndarray], config: SparkConfig, setup: Setup
+) -> None:
+    """Load adapters, full name -> array; other names are passed over. Raises InputError for missing ones."""
+    assert setup.lora is not None
+    match_adapters(_shapes_of(arrays), config, setup.lora, where=getattr(arrays, "path", None))
+    _fill(parameters, arrays, setup.mesh)
+
+
+def _fill(parameters: Mapping[str, Any], arrays: Mapping[str, np.ndarray], mesh: Mesh) -> None:
+    for name, parameter in parameters.items():
+        set_parameter(parameter, mesh.part_of(name, np.asarray(arrays[name])))
+
+
+def _shapes_of(arrays: Mapping[str, np.ndarray]) -> Mapping[str, tuple[int, ...]]:
+    return arrays.shapes() if hasattr(arrays, "shapes") else {name: np.shape(arrays[name]) for name in arrays}
 
 
 def set_parameter(parameter: Any, array: np.ndarray) -> None:

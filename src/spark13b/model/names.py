@@ -125,9 +125,14 @@ def adapter_shapes(config: SparkConfig, lora: LoraConfig) -> dict[str, tuple[int
     for name, shape in expected_shapes(config).items():
         linear, _, last = name.rpartition(".")
         if last == "weight" and lora.adapts(linear.rpartition(".")[2]):
-            shapes[f"{linear}.mindpet_delta_lora_a"] = (lora.rank, shape[1])
-            shapes[f"{linear}.mindpet_delta_lora_b"] = (shape[0], lora.rank)
+            a, b = adapter_names(linear)
+            shapes |= {a: (lora.rank, shape[1]), b: (shape[0], lora.rank)}
     return shapes
+
+
+def adapter_names(linear: str) -> tuple[str, str]:
+    """Full names of A and B beside a linear layer of that full name."""
+    return f"{linear}.mindpet_delta_lora_a", f"{linear}.mindpet_delta_lora_b"
 
 
 def match_adapters(

@@ -16,7 +16,7 @@ from spark13b.model.device import device
 from spark13b.model.dropout import drop_threshold, place_number
 from spark13b.model.loss import TINY
 from spark13b.model.native_choice import TYPES, adapted_bits, choose_native
-from spark13b.model.rope_table import rope_table
+from spark13b.model.rope_table import native_rope_table
 from spark13b.model.transformer import Setup
 from spark13b.native.library import Library, thread_count
 from spark13b.native.weights import Weights
@@ -149,5 +149,5 @@ def float_bits(value: float) -> int:
 
 def _rotation(config: SparkConfig) -> tuple[Tensor, Tensor]:
     """cos and sin of all positions, (T, D) float32."""
-    cos, sin = rope_table(config)
-    return Tensor(cos.astype(np.float32)), Tensor(sin.astype(np.float32))
+    cos, sin = native_rope_table(config)
+    return Tensor(cos), Tensor(sin)

@@ -8,15 +8,13 @@ import numpy as np
 from mindspore import Parameter, Tensor
 
 from spark13b.config.model import SparkConfig
-from spark13b.model.causal_lm import SparkForCausalLM, set_parameter
+from spark13b.model.causal_lm import SparkForCausalLM, begin, fill_adapters
 from spark13b.model.device import device
-from spark13b.model.initialize import initial_value
-from spark13b.model.names import adapter_shapes, match_adapters
+from spark13b.model.names import adapter_shapes
 from spark13b.model.native_training import NativeParameters, choose_training
-from spark13b.model.rope_table import rope_table
+from spark13b.model.native_weights import native_weights
 from spark13b.model.transformer import Setup
 from spark13b.native.matrix import Matrix
-from spark13b.native.weights import Weights
 
 
 class QuantizedLora:
@@ -31,8 +29,7 @@ class QuantizedLora:
         self.config, self.setup = config, setup
         self.library, self.training_choice = choose_training(config, setup, rounded=True)
         assert self.library is not None, "need_native has looked"
-        cos, sin = (np.ascontiguousarray(table, np.float32) for table in rope_table(config))
-        self._base = Weights(list(base.values()), cos, sin, config.num_heads, config.layernorm_epsilon)
+        self._base = native_weights(config, base.values())
         shapes = {} if setup.lora is None else adapter_shapes(config, setup.lora)
         self._adapters = {
             name: Parameter(Tensor(np.zeros(shape, np.float32)), name=name) for name, shape in shapes.items()
@@ -40,16 +37,11 @@ class QuantizedLora:
 
     def begin_adapters(self, seed: int) -> None:
         """Give the adapters their first values: with them the model answers as its base does."""
-        for name, parameter in self._adapters.items():
-            set_parameter(parameter, initial_value(name, tuple(parameter.shape), self.config, seed))
+        begin(self._adapters, self.whole_shapes(), self.config, self.setup.mesh, seed)
 
     def load_adapters(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Load the adapters, full name -> array; other names are passed over. Raises InputError for missing ones."""
-        assert self.setup.lora is not None
-        shapes = arrays.shapes() if hasattr(arrays, "shapes") else {name: np.shape(arrays[name]) for name in arrays}
-        match_adapters(shapes, self.config, self.setup.lora, where=getattr(arrays, "path", None))
-        for name, parameter in self._adapters.items():
-            set_parameter(parameter, np.asarray(arrays[name]))
+        fill_adapters(self._adapters, arrays, self.config, self.setup)
 
     def trainable(self) -> dict[str, Parameter]:
         """Full name -> MindSpore parameter of the adapters, in the order of their layers."""

@@ -18,3 +18,9 @@ def rope_table(config: SparkConfig) -> tuple[np.ndarray, np.ndarray]:
     angles = np.arange(config.seq_length)[:, None] * inverse
     cos, sin = np.cos(angles), np.sin(angles)
     return np.concatenate((cos, cos), axis=-1), np.concatenate((-sin, sin), axis=-1)
+
+
+def native_rope_table(config: SparkConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The same as the native library reads them, float32."""
+    cos, sin = (table.astype(np.float32) for table in rope_table(config))
+    return cos, sin

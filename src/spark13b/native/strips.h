@@ -259,36 +259,6 @@ KERNEL static void row_of_strip(const Matrix& w, int64_t which, int64_t in, floa
     put_row<Quads>(Strip::of(w, which - own, in), own, w.group, 0, in, out);
 }
 
-#if LEVEL >= 2
-// 16 vectors of 16 lanes, transposed.
-KERNEL static inline void transpose(__m512i (&rows)[16]) {
-    __m512i pairs[16];
-#pragma GCC unroll 8
-    for (int i = 0; i < 16; i += 2) {
-        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4)
-#pragma GCC unroll 2
-        for (int j = 0; j < 2; ++j) {
-            rows[i + 2 * j] = _mm512_unpacklo_epi64(pairs[i + j], pairs[i + 2 + j]);
-            rows[i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[i + j], pairs[i + 2 + j]);
-        }
-    // in the vectors j, j + 4, j + 8 and j + 12, part k of 128 bits is of lane 4 k + j
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-        const __m512i low = _mm512_shuffle_i32x4(rows[j], rows[j + 4], 0x88), high = _mm512_shuffle_i32x4(rows[j], rows[j + 4], 0xdd);
-        const __m512i last_low = _mm512_shuffle_i32x4(rows[j + 8], rows[j + 12], 0x88);
-        const __m512i last_high = _mm512_shuffle_i32x4(rows[j + 8], rows[j + 12], 0xdd);
-        rows[j] = _mm512_shuffle_i32x4(low, last_low, 0x88);
-        rows[j + 4] = _mm512_shuffle_i32x4(high, last_high, 0x88);
-        rows[j + 8] = _mm512_shuffle_i32x4(low, last_low, 0xdd);
-        rows[j + 12] = _mm512_shuffle_i32x4(high, last_high, 0xdd);
-    }
-}
-#endif
-
 // The strip that begins with row `first` -> its rows, (16 or fewer, in).
 template <class Quads, class Number>
 KERNEL static void rows_of_strip(const Matrix& w, int64_t first, int64_t in, Number* out) {
@@ -298,9 +268,9 @@ KERNEL static void rows_of_strip(const Matrix& w, int64_t first, int64_t in, Num
     constexpr int64_t kBlock = LANES * 4 * Quads::kQuads;
     const uint8_t* from = strip.data;
     for (; strip.height == kStrip && i + kBlock <= in; i += kBlock, from += 16 * 64) {
-        __m512i rows[16];
+        Vector rows[16];
 #pragma GCC unroll 16
-        for (int r = 0; r < 16; ++r) rows[r] = _mm512_loadu_si512(from + r * 64);
+        for (int r = 0; r < 16; ++r) rows[r] = (Vector)_mm512_loadu_si512(from + r * 64);
         transpose(rows);
 #pragma GCC unroll 16
         for (int r = 0; r < 16; ++r) put_weights<Quads>(strip, r, w.group, (Integers)rows[r], i, kBlock, out + r * in + i);

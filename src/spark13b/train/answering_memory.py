@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from spark13b.ckpt.dtypes import FLOAT32
-from spark13b.ckpt.quantizing import Wanted
-from spark13b.ckpt.tensors import TensorInfo
-from spark13b.config.model import SparkConfig
 from spark13b.config.preset import Preset
-from spark13b.model.names import expected_shapes
 from spark13b.train.memory import ASCEND_RESERVE, Memory
 from spark13b.train.parts import Part, part_of, stored_parameters
+from spark13b.train.rounded import RoundedBase
 
 PART_TOKENS = 512  # of a prompt are read at once, `chunk` of infer/engine.py
 _CPU_PROCESS = 600 * 2**20  # Python, MindSpore's libraries and its compiler's memory for the graphs, measured
@@ -33,7 +27,7 @@ def answering_memory(preset: Preset, seats: int = 1, context: int | None = None,
     slots, places = min(context, model.cache_slots), seats + 1 if seats > 1 else 1
     part = part_of(preset, min(PART_TOKENS, context), batch=1)
     if rounded is None and model.weight_bits is not None:
-        rounded = rounded_bytes(model, model.weight_bits)
+        rounded = RoundedBase.usual(model).nbytes
     weights = sum(one.bytes for one in stored) if rounded is None else rounded
     reading = prefill_of_layer(part, slots if context > PART_TOKENS else 0) + 2 * part.vocabulary * 4
     work = max(reading, step_work(part, seats, slots))
@@ -77,12 +71,6 @@ def native_prefill(part: Part, past: int) -> int:
     """What the native library has at work: rows in float32, 4 N (3 C + 2 f), keys and values of all tokens, logits."""
     rows = 4 * part.batch_tokens * (3 * part.hidden + 2 * part.half)
     return rows + 2 * 4 * (past + part.batch_tokens) * part.inner + 2 * 4 * part.vocabulary
-
-
-def rounded_bytes(model: SparkConfig, bits: Literal[8, 4]) -> int:
-    """Bytes of the weights that `ckpt quantize --bits` makes of a model."""
-    wanted = Wanted.usual(bits)
-    return sum(wanted.nbytes(TensorInfo(name, shape, FLOAT32)) for name, shape in expected_shapes(model).items())
 
 
 def step_work(part: Part, seats: int, slots: int) -> int:

@@ -10,10 +10,6 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from spark13b.ckpt.adapters import parts_of
-from spark13b.ckpt.mapping import mapped_parameters
-from spark13b.ckpt.quantized import QuantizedCheckpoint
-from spark13b.ckpt.tensors import Checkpoint
-from spark13b.config.model import SparkConfig
 from spark13b.config.preset import Preset
 from spark13b.errors import InputError
 from spark13b.model.attention.choose import for_training
@@ -22,13 +18,13 @@ from spark13b.model.collectives import any_of, total_over
 from spark13b.model.cross_entropy import cross_entropy, hits
 from spark13b.model.loss import Alignment, align
 from spark13b.model.mesh import ALONE, Mesh, join
-from spark13b.model.names import match_names
-from spark13b.model.native_training import NativeSums, choose_training
-from spark13b.model.quantized import QuantizedLora, TrainedModel
+from spark13b.model.native_training import NativeSums
+from spark13b.model.quantized import TrainedModel
 from spark13b.model.transformer import Setup, SparkModel
 from spark13b.native.failures import operator_failures
 from spark13b.progress import SILENT, Progress
 from spark13b.train.job import Evaluation
+from spark13b.train.lora import model_on
 from spark13b.train.rows import RowSource, check_rows
 
 
@@ -100,16 +96,6 @@ class Evaluator:
         return Evaluation(loss / tokens, right / tokens, int(tokens), self.rows)
 
 
-def _model(base: Checkpoint, config: SparkConfig, setup: Setup) -> TrainedModel:
-    """The model of a checkpoint; a quantised one stays where it lies when the native library can compute it."""
-    if isinstance(base, QuantizedCheckpoint) and choose_training(config, setup, rounded=True)[0] is not None:
-        match_names(base.shapes(), config, where=base.path)
-        return QuantizedLora(config, mapped_parameters(base, config), setup)
-    model = SparkForCausalLM(config, seed=None, setup=setup)
-    model.load_state(base)
-    return model
-
-
 def evaluate(
     preset: Preset,
     data: Path,
@@ -128,7 +114,7 @@ def evaluate(
     check_machine(preset)
     with parts_of(load, adapter).open(preset.model) as parts:
         config, setup = for_training(preset.model, device()), Setup(join(preset.parallel), parts.lora)
-        model = _model(parts.base, config, setup)
+        model = model_on(parts.base, config, setup)
         if parts.adapters is not None:
             model.load_adapters(parts.adapters.tensors)
         doubt = parts.doubt()

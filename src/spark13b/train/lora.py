@@ -12,6 +12,7 @@ from spark13b.config.model import SparkConfig
 from spark13b.errors import InputError
 from spark13b.model.causal_lm import SparkForCausalLM
 from spark13b.model.names import match_names
+from spark13b.model.native_training import choose_training
 from spark13b.model.quantized import QuantizedLora, TrainedModel
 from spark13b.model.transformer import Setup
 from spark13b.run_folder import RunFolder
@@ -32,7 +33,7 @@ def load_beside_base(
     if path is None:
         raise InputError("nothing says where the base model of the run is", where=run.path, fix="add --load BASE")
     with open_checkpoint(path) as base:
-        model = _on(base, config, setup)
+        model = model_on(base, config, setup)
         card = card_of(job.preset.model, job.preset.lora, base)
     if before is not None and before.base_fingerprint not in (None, card.base_fingerprint):
         raise InputError(
@@ -60,9 +61,12 @@ def load_adapters(file: Path, model: TrainedModel) -> None:
         model.load_adapters(adapters.tensors)
 
 
-def _on(base: Checkpoint, config: SparkConfig, setup: Setup) -> TrainedModel:
-    """Rules of `rounded_base` have been checked."""
-    if isinstance(base, QuantizedCheckpoint):
+def model_on(base: Checkpoint, config: SparkConfig, setup: Setup) -> TrainedModel:
+    """The model of a checkpoint; a quantised one stays where it lies when the native library can compute it.
+
+    Adapters of `setup` have no values yet. Raises InputError when names do not fit.
+    """
+    if isinstance(base, QuantizedCheckpoint) and choose_training(config, setup, rounded=True)[0] is not None:
         match_names(base.shapes(), config, where=base.path)
         return QuantizedLora(config, mapped_parameters(base, config), setup)
     model = SparkForCausalLM(config, seed=None, setup=setup)
