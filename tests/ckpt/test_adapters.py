@@ -11,10 +11,20 @@ import numpy as np
 import pytest
 
 from spark13b.ckpt import open_checkpoint, to_float32, write_checkpoint
-from spark13b.ckpt.adapters import ADAPTERS, AdapterCard, Adapters, card_of, open_adapters, parts_of, write_adapters
+from spark13b.ckpt.adapters import (
+    ADAPTERS,
+    AdapterCard,
+    Adapters,
+    Parts,
+    card_of,
+    open_adapters,
+    parts_of,
+    write_adapters,
+)
 from spark13b.ckpt.casting import with_dtype
 from spark13b.ckpt.layout import Layout
 from spark13b.ckpt.merging import merged
+from spark13b.ckpt.quantizing import Wanted, quantize_checkpoint
 from spark13b.ckpt.slices import write_slices
 from spark13b.config import SparkConfig
 from spark13b.config.sections import LoraConfig
@@ -203,6 +213,31 @@ def test_another_base_of_the_same_shape_is_doubted(
         assert "is not the base" in str(adapters.doubt(other))
         with pytest.raises(InputError, match="num_heads 8 instead of 4"):
             adapters.check_base(config.model_copy(update={"num_heads": 8}))
+
+
+@pytest.mark.parametrize("trained", ["weights", "int8"])
+def test_adapters_beside_the_same_model_rounded_otherwise_are_doubted(
+    tmp_path: Path, weights: Path, arrays: dict, config: SparkConfig, trained: str
+) -> None:
+    """The hash of the norms is the same, since these are not rounded."""
+    paths = {"weights": weights, "int8": tmp_path / "int8.safetensors"}
+    with open_checkpoint(weights) as base:
+        quantize_checkpoint(base, paths["int8"], Wanted(8, 16, 32))
+    with open_checkpoint(paths[trained]) as base:
+        card = card_of(config, LORA, base)
+    write_adapters(tmp_path / ADAPTERS, arrays, card)
+    kept = {"weights": "float", "int8": "int8/32"}
+    for name, path in paths.items():
+        with Parts(path, tmp_path / ADAPTERS).open(config) as parts:
+            differ = f"was trained beside {kept[trained]} weights, and those of {path} are {kept[name]}: answers may"
+            assert (differ in (parts.doubt() or "")) == (name != trained)
+    # as cards were before they told it
+    told = json.loads(card.model_dump_json())
+    del told["base_weights"]
+    write_checkpoint(tmp_path / "old.safetensors", arrays, "safetensors", metadata={"lora": json.dumps(told)})
+    for path in paths.values():
+        with Parts(path, tmp_path / "old.safetensors").open(config) as parts:
+            assert parts.doubt() is None
 
 
 def test_load_and_adapter_name_a_base_and_adapters(tmp_path: Path, file: Path, weights: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from spark13b.config import Preset, load_preset
 from spark13b.data.preprocess import Options, preprocess_sft
 from spark13b.data.tokenizer import SparkTokenizer
+from spark13b.progress import Silent
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 INSTRUCTIONS = GOLDEN / "preprocess" / "alpaca200.json"
@@ -40,6 +41,16 @@ def small_rows(folder: Path, seq_length: int = 32, records: int = 200) -> Path:
         [source], path, SparkTokenizer.load(GOLDEN / "tokenizer"), seq_length, options=Options(overlong="split")
     )
     return path
+
+
+class Notes(Silent):
+    """What a run says."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
 
 
 def evaluated_preset(**changes: Any) -> Preset:

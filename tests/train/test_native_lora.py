@@ -24,11 +24,10 @@ from spark13b.model.names import adapter_shapes
 from spark13b.model.native_training import choose_training
 from spark13b.model.transformer import Setup
 from spark13b.native.library import Found, Library
-from spark13b.progress import Silent
 from spark13b.run_folder import RunFolder
 from spark13b.train.evaluation import evaluate
 from spark13b.train.run import Job, train
-from train.small_run import small_preset, small_rows
+from train.small_run import Notes, small_preset, small_rows
 
 
 def config(**changes: Any) -> SparkConfig:
@@ -125,16 +124,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-class Notes(Silent):
-    """What a run says."""
-
-    def __init__(self, said: list[str]) -> None:
-        self.said = said
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
-
-
 PRESET: dict[str, Any] = {
     "task": "lora",
     "lora__rank": 3,
@@ -152,9 +141,9 @@ def test_a_run_goes_on_with_or_without_the_library_and_says_which_computes(
     native_library: Library, rows: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native_choice, "find_library", lambda: Found(native_library, ""))
-    preset, first, said = small_preset(**PRESET), RunFolder(tmp_path / "first"), list[str]()
-    result = train(Job(preset, rows, first.path, load=base, eval_data=rows), Notes(said))
-    assert any("training by the native library (" in text for text in said)
+    preset, first, notes = small_preset(**PRESET), RunFolder(tmp_path / "first"), Notes()
+    result = train(Job(preset, rows, first.path, load=base, eval_data=rows), notes)
+    assert any("training by the native library (" in text for text in notes.said)
     assert result.evaluation is not None
     assert min(curve(first)) < max(curve(first)) - 0.05  # it has learned
 
@@ -163,7 +152,7 @@ def test_a_run_goes_on_with_or_without_the_library_and_says_which_computes(
         run = RunFolder(tmp_path / name)
         shutil.copytree(first.path, run.path, symlinks=True)
         shutil.rmtree(run.checkpoint(6))
-        train(Job(preset, rows, run.path, resume=True), Notes(said))
+        train(Job(preset, rows, run.path, resume=True), notes)
         return run
 
     again = go_on("again")
@@ -176,7 +165,7 @@ def test_a_run_goes_on_with_or_without_the_library_and_says_which_computes(
 
     monkeypatch.setattr(native_choice, "find_library", lambda: Found(None, "it is not there"))
     other = go_on("by MindSpore")
-    assert any("training by MindSpore's operators: it is not there; attention: " in text for text in said)
+    assert any("training by MindSpore's operators: it is not there; attention: " in text for text in notes.said)
     np.testing.assert_allclose(curve(other), curve(first), rtol=1e-4)
 
 

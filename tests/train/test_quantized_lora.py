@@ -37,7 +37,7 @@ from spark13b.train.evaluation import evaluate
 from spark13b.train.memory import training_memory
 from spark13b.train.rounded import RoundedBase
 from spark13b.train.run import Job, check, train
-from train.small_run import small_preset, small_rows
+from train.small_run import Notes, small_preset, small_rows
 
 Array = np.ndarray
 # Rows of 160 and 96 are a block of 128 that is unpacked at once, and what is left of it
@@ -196,13 +196,28 @@ def test_a_run_learns_as_beside_floats_goes_on_to_the_last_bit_and_its_adapters_
     train(Job(preset, rows, again.path, resume=True))
     assert curve(again) == curve(run)
 
-    with open_adapters(run.path) as adapters, open_checkpoint(bases["float.ckpt"]) as base:
-        assert adapters.doubt(base) is None  # of the same model, before it was quantised
-        with merged(base, adapters) as whole:
-            assert whole.shapes() == base.shapes()
+    with (
+        open_adapters(run.path) as adapters,
+        open_checkpoint(bases["float.ckpt"]) as base,  # of the same model, before it was quantised
+        merged(base, adapters) as whole,
+    ):
+        assert whole.shapes() == base.shapes()
     with parts_of(run.path).open(preset.model) as parts:
         assert isinstance(parts.base, QuantizedCheckpoint)
         assert parts.doubt() is None
+
+
+def test_a_run_that_goes_on_beside_another_rounding_says_so(
+    there: None, rows: Path, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    (once, twice), run, notes = (small_preset(**PRESET, train__steps=n) for n in (1, 2)), RunFolder(tmp_path), Notes()
+    train(Job(once, rows, run.path, load=bases["int4"]), notes)
+    assert not any("began beside" in text for text in notes.said)
+    train(Job(twice, rows, run.path, load=bases["float.ckpt"], resume=True), notes)
+    kept = "int4/32 and int8/32"
+    assert f"note: the run began beside {kept} weights, and those of {bases['float.ckpt']} are float" in notes.said
+    with open_adapters(run.path) as adapters:
+        assert adapters.card.base_weights == "float"
 
 
 def test_a_quantised_base_is_measured_where_it_lies(there: None, rows: Path, bases: dict[str, Path]) -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from spark13b.data.mindrecord import open_rows
 from spark13b.errors import InputError, JobError
-from spark13b.progress import Silent
 from spark13b.run_folder import RunFolder
 from spark13b.train import recorder, training
 from spark13b.train.checkpoint import read_state
@@ -21,7 +20,7 @@ from spark13b.train.evaluation import Evaluator
 from spark13b.train.job import Evaluation, Job
 from spark13b.train.order import row_order
 from spark13b.train.run import train
-from train.small_run import small_preset, small_rows
+from train.small_run import Notes, small_preset, small_rows
 
 NAN, INF = math.nan, math.inf
 
@@ -41,14 +40,6 @@ class Script:
         self.ids.append(ids)
         self.scales.append(scale)
         return self.gives.get(step + 1, (2.0, 1.0))
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from spark13b.ckpt.casting import cast
 from spark13b.ckpt.dtypes import BFLOAT16, Array, as_bytes, canonical
 from spark13b.ckpt.inspecting import guessed_config
 from spark13b.ckpt.opening import open_checkpoint
+from spark13b.ckpt.quantized import kept_as
 from spark13b.ckpt.tensors import Checkpoint, Derived, Recipe, TensorInfo
 from spark13b.ckpt.torch_names import with_own_names
 from spark13b.ckpt.writing import Written, write_checkpoint
@@ -65,10 +66,19 @@ class AdapterCard(Checked):
     base: BaseShape | None = Field(None, description="of the base model; null when nothing tells it")
     base_path: str | None = Field(None, description="where the base lay when the adapters were trained")
     base_fingerprint: str | None = Field(None, description="of the base's LayerNorms, see `fingerprint`")
+    base_weights: str | None = Field(
+        None, description="how the base kept its weights, see `kept_as`; null in old files"
+    )
 
     def metadata(self) -> dict[str, str]:
         """For the file."""
         return {CARD: self.model_dump_json()}
+
+    def other_weights(self, base: Checkpoint) -> str | None:
+        """How the weights of `base` differ from those of training, float or rounded, when they do: `beside ...`."""
+        if self.base_weights in (None, kept_as(base)):
+            return None
+        return f"beside {self.base_weights} weights, and those of {base.path} are {kept_as(base)}"
 
 
 @dataclass(frozen=True)
@@ -94,9 +104,13 @@ class Adapters:
             )
 
     def doubt(self, base: Checkpoint) -> str | None:
-        """A sentence when `base` has the right shape and is not the model they were trained beside, else None."""
-        if self.card.base_fingerprint is None or self.card.base_fingerprint == fingerprint(base):
-            return None
+        """A sentence when `base` has the right shape and is not what they were trained beside, else None.
+
+        It is another model, or this one rounded otherwise.
+        """
+        if self.card.base_fingerprint in (None, fingerprint(base)):
+            other = self.card.other_weights(base)
+            return f"{self.tensors.path} was trained {other}: answers may differ a little" if other else None
         at = f" ({self.card.base_path})" if self.card.base_path else ""
         return f"{base.path} is not the base that {self.tensors.path} was trained beside{at}"
 
@@ -210,6 +224,7 @@ def card_of(config: SparkConfig, lora: LoraConfig, base: Checkpoint) -> AdapterC
         base=BaseShape.of(config),
         base_path=os.path.abspath(base.path),  # noqa: PTH100  # resolve() would follow links
         base_fingerprint=fingerprint(base),
+        base_weights=kept_as(base),
     )
 
 

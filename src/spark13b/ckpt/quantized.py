@@ -113,6 +113,12 @@ class QuantizedCheckpoint(Checkpoint):
         return self.stored.read(name) if mapped is None else mapped
 
 
+def kept_as(base: Checkpoint) -> str:
+    """How a checkpoint keeps its weights: `float`, or bits and group of those that are quantised, as `int4/64`."""
+    choices = base.choices.values() if isinstance(base, QuantizedCheckpoint) else ()
+    return " and ".join(sorted(set(map(str, choices)))) or "float"
+
+
 def need_quantized(base: Checkpoint, bits: int | None) -> None:
     """Raise InputError when a preset is for weights of `bits` bits and `base` is not quantised; None asks for none."""
     if bits is not None and not isinstance(base, QuantizedCheckpoint):

@@ -15,13 +15,14 @@ from spark13b.model.names import match_names
 from spark13b.model.native_training import choose_training
 from spark13b.model.quantized import QuantizedLora, TrainedModel
 from spark13b.model.transformer import Setup
+from spark13b.progress import Progress
 from spark13b.run_folder import RunFolder
 from spark13b.train.base import base_path, newest_card
 from spark13b.train.job import Job
 
 
 def load_beside_base(
-    job: Job, load: Path | None, run: RunFolder, config: SparkConfig, setup: Setup
+    job: Job, load: Path | None, run: RunFolder, config: SparkConfig, setup: Setup, progress: Progress
 ) -> tuple[TrainedModel, AdapterCard]:
     """A model on the base at `load` or, when a run goes on, where its checkpoints say; the adapters' card.
 
@@ -35,12 +36,15 @@ def load_beside_base(
     with open_checkpoint(path) as base:
         model = model_on(base, config, setup)
         card = card_of(job.preset.model, job.preset.lora, base)
+        other = before.other_weights(base) if before is not None else None
     if before is not None and before.base_fingerprint not in (None, card.base_fingerprint):
         raise InputError(
             "this is not the base model that the run began with",
             where=path,
             fix=f"add --load with that of {before.base_path}, or begin a new run",
         )
+    if other is not None:
+        progress.note(f"note: the run began {other}")
     model.begin_adapters(job.preset.train.seed)
     return model, card
 

@@ -67,7 +67,7 @@ class Training:
         config, setup = for_training(preset.model, device()), make_setup(preset, self.mesh)
         self.model: TrainedModel
         if preset.task == "lora":
-            self.model, self.card = load_beside_base(job, load, run, config, setup)
+            self.model, self.card = load_beside_base(job, load, run, config, setup, progress)
         else:
             self.model = SparkForCausalLM(config, seed=preset.train.seed if fresh else None, setup=setup)
         self.optimizer, self.step = make_step(self.model, preset)
