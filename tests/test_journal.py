@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from spark13b.errors import InputError
+from spark13b.errors import InputError, JobError
 from spark13b.journal import Journal
 
 
@@ -61,3 +62,14 @@ def test_an_empty_or_a_removed_journal_leaves_no_file(path: Path) -> None:
         journal.add(0, "x")
         journal.remove()
         assert not path.exists()
+
+
+def test_a_full_disk_is_told_with_its_place(path: Path) -> None:
+    with (
+        Path("/dev/full").open("wb") as full,  # every write to it fails
+        pytest.raises(JobError, match="the disk is full"),
+        Journal(path, "a") as journal,
+    ):
+        journal.add(0, "x")
+        os.dup2(full.fileno(), journal._file.fileno())
+        journal.add(1, "y")

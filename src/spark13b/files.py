@@ -6,11 +6,15 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from spark13b.errors import InputError, JobError
+
+
+class DiskFull(JobError):
+    """The disk is full; who knows how the job goes on from there tells it in its own `fix`."""
 
 
 def check_writable(target: Path, *, force: bool = False) -> None:
@@ -32,14 +36,40 @@ def check_writable(target: Path, *, force: bool = False) -> None:
         ) from error
 
 
+def check_writable_file(target: Path, *, force: bool = False, inputs: Iterable[Path | None] = ()) -> None:
+    """`check_writable` for an output that is one file, and none of `inputs`. A folder is never replaced by it."""
+    refuse_folder(target)
+    if target.exists() and any(path is not None and path.exists() and path.samefile(target) for path in inputs):
+        raise InputError("the output is one of the inputs", where=target, fix="choose another --output")
+    check_writable(target, force=force)
+
+
+def refuse_folder(target: Path) -> None:
+    """Raise InputError when a folder stands where a file is to be written."""
+    if target.is_dir():
+        raise InputError("the output is a folder", where=target, fix="name a file, in this folder or in another one")
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Keep `--force` from removing the folder that the user is in, or the home, with all that is there."""
+    for kept in (Path.cwd(), Path.home()):
+        if kept.resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"--force would remove this folder, and {kept} in it", where=folder, fix="name a new folder"
+            )
+
+
 @contextmanager
 def replacing(target: Path, *, force: bool = False, workspace: Path | None = None) -> Iterator[Path]:
     """Yield a path beside `target` to write a file or make a folder at; on success it becomes `target`, else it goes.
 
     It lies in a new hidden folder beside `target`, or in `workspace`, whose name others know. Raises
-    InputError when `target` exists and not `force`, JobError when the disk is full.
+    InputError when `target` exists and not `force`, when it is a folder where a file is to stand, or the folder that
+    the user is in; JobError when the disk is full.
     """
     check_writable(target, force=force)
+    if target.is_dir():
+        _check_replaceable(target)
     if workspace is None:
         workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     else:
@@ -49,6 +79,8 @@ def replacing(target: Path, *, force: bool = False, workspace: Path | None = Non
     try:
         yield draft
         _sync_tree(draft)
+        if not draft.is_dir():
+            refuse_folder(target)
         if target.exists() and (target.is_dir() or draft.is_dir()):
             target.rename(workspace / (target.name + ".old"))  # a folder cannot be renamed over
         draft.rename(target)
@@ -68,7 +100,7 @@ def write_text(target: Path, text: str, *, force: bool = False) -> None:
 def disk_error(error: OSError, target: Path) -> Exception:
     """The error to show for an OSError met while writing `target`; other errors come back as they are."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return JobError("the disk is full", where=target.parent, fix="free some space, then run the same command again")
+        return DiskFull("the disk is full", where=target.parent, fix="free some space, then run the same command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InputError(
             f"cannot write here: {error.strerror}", where=target, fix="choose an --output in a writable folder"

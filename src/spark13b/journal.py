@@ -73,7 +73,11 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if not self._places and not self._removed:
             self.path.unlink(missing_ok=True)
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:  # it writes again what did not fit on the disk: that has been told
+            if error is None:
+                raise
 
     def _load(self) -> None:
         self._file.seek(0)

@@ -62,6 +62,25 @@ def test_help_takes_less_than_one_and_a_half_times_the_import_of_its_libraries(t
     assert takes_less(["-m", "spark13b", "--help"], 1.5, libraries, tmp_path)
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_closed_standard_stream_is_no_error(number):
+    command = [sys.executable, "-m", "spark13b", "preset", "list", "--json"]
+    closes = f'exec "$@" {number}>&-'
+    result = subprocess.run(["sh", "-c", closes, "sh", *command], capture_output=True, text=True, env=ENVIRONMENT)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert number == 1 or json.loads(result.stdout)
+
+
+def test_letters_that_the_terminal_lacks_are_shown_by_number():
+    result = subprocess.run(
+        [sys.executable, "-c", "import sys; from spark13b.cli.main import run; run(['--version']); print('你')"],
+        capture_output=True,
+        text=True,
+        env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"},
+    )
+    assert result.stdout == f"spark13b {__version__}\n\\u4f60\n"
+
+
 def test_the_version_goes_to_stdout():
     result = process("--version")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"spark13b {__version__}\n", "")

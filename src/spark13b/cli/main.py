@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -22,12 +23,14 @@ from spark13b.errors import SparkError
 
 def main(argv: list[str] | None = None) -> None:
     """Run `spark13b` with `argv` (default: the process's own) and exit the process."""
+    _open_closed_streams()
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
 def run(argv: list[str]) -> int:
     """Run one command line and return its exit code."""
     _interrupt_on_sigterm()
+    _take_any_text()
     try:
         result = build_app()(argv, prog_name="spark13b", standalone_mode=False)
         sys.stdout.flush()
@@ -70,6 +73,21 @@ def _interrupt_on_sigterm() -> None:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, interrupt)
+
+
+def _open_closed_streams() -> None:
+    """Put /dev/null where a standard stream was closed (`>&-`): else the next file that is opened gets its number, and
+    what is printed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their numbers
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # until the end
+
+
+def _take_any_text() -> None:
+    """Let no letter end a command: a terminal that lacks it shows its number, and who reads finds what is no UTF-8."""
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def _fail(message: str, code: int) -> int:

@@ -58,12 +58,12 @@ def questions(
     """
     import json
 
-    from spark13b.files import check_writable, write_text
+    from spark13b.files import check_writable_file, write_text
     from spark13b.persona.attributes import read_attributes
     from spark13b.persona.questions import questions_about
 
     if output is not None:
-        check_writable(output, force=force)
+        check_writable_file(output, force=force, inputs=(attribute,))
     made = questions_about(read_attributes(attribute), purpose.value)
     lines = "".join(json.dumps(one.as_dict(), ensure_ascii=False) + "\n" for one in made)
     known = sum(one.kind == "set" for one in made)
@@ -131,7 +131,7 @@ def evaluate(
     if attribute is None:
         raise InputError("no persona was given", fix="add --attribute attribute.json")
 
-    from spark13b.files import check_writable
+    from spark13b.files import check_writable_file
     from spark13b.persona.attributes import read_attributes
     from spark13b.persona.evaluation import evaluate
     from spark13b.persona.predictions import read_predictions
@@ -140,7 +140,7 @@ def evaluate(
         raise InputError("--output and --markdown are the same file", where=output, fix="give two names")
     for target in (output, markdown):
         if target is not None:
-            check_writable(target, force=force)
+            check_writable_file(target, force=force, inputs=(predictions, attribute))
     persona = read_attributes(attribute)
     answers = read_predictions(predictions, persona)
     with _judge(judge, persona, base_url, model) as judging:

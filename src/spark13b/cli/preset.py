@@ -132,9 +132,9 @@ def import_original(
     from spark13b.cli.console import TerminalProgress
     from spark13b.config import notes
     from spark13b.config.mindformers import import_mindformers
-    from spark13b.files import check_writable, write_text
+    from spark13b.files import check_writable_file, write_text
 
-    check_writable(output, force=force)
+    check_writable_file(output, force=force)
     imported = import_mindformers(source, assignments=assignments or ())
     write_text(output, imported.to_yaml(), force=force)
     note = TerminalProgress().note

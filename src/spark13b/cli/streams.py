@@ -53,7 +53,8 @@ def borrowed() -> Iterator[None]:
         out = exits.enter_context(_connected(folder / "out"))
         shown = exits.enter_context(out.makefile("w", encoding="utf-8"))
         if (folder / "in").exists():
-            given = exits.enter_context(exits.enter_context(_connected(folder / "in")).makefile("r", encoding="utf-8"))
+            come = exits.enter_context(_connected(folder / "in"))
+            given = exits.enter_context(come.makefile("r", encoding="utf-8", errors="surrogateescape"))
         else:
             given = exits.enter_context(open(os.devnull, encoding="utf-8"))
         sys.stdin, sys.stdout = given, shown

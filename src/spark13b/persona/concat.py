@@ -8,7 +8,7 @@ from pathlib import Path
 from spark13b.data.place import Place
 from spark13b.data.records import Record, kind_of, read_records
 from spark13b.errors import InputError, nearest
-from spark13b.files import check_writable, replacing
+from spark13b.files import check_writable_file, replacing
 from spark13b.persona.attributes import read_attributes
 from spark13b.persona.frame import frame
 
@@ -22,7 +22,7 @@ def concat(template: Path, attribute: Path, output: Path, *, force: bool = False
 
     Raises InputError that names the template's broken lines, or what is wrong with attribute.json.
     """
-    check_writable(output, force=force)
+    check_writable_file(output, force=force, inputs=(template, attribute))
     persona = read_attributes(attribute)
     frame(persona, "", "")  # a key that no line could hold
     examples = read_template(template)

@@ -12,7 +12,7 @@ from typing import Any
 
 from spark13b.data.place import Place, not_utf8
 from spark13b.errors import InputError
-from spark13b.files import check_writable, replacing
+from spark13b.files import check_writable_file, refuse_folder, replacing
 from spark13b.journal import Journal
 from spark13b.persona.asking import Outcome, Pace, ask_all
 from spark13b.persona.frame import plain_question, unframe
@@ -69,12 +69,14 @@ def extract(
         raise InputError(
             "input, answers and errors are not three files", where=input, fix="give --output and --errors other names"
         )
+    for target in (output, errors):
+        refuse_folder(target)
     output.parent.mkdir(parents=True, exist_ok=True)
     identity = hashlib.sha256("\n".join((teacher.identity, *(line.text for line in lines))).encode()).hexdigest()
     with Journal(output.with_name(output.name + ".partial"), identity, force=force) as journal:
         if _ALL_THERE not in journal:
             for target in (output, errors):
-                check_writable(target, force=force)
+                check_writable_file(target, force=force)
         work = _Work(lines, journal, progress)
         work.run(teacher, pace or Pace())
         journal.add(_ALL_THERE, None)
