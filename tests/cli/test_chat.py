@@ -126,7 +126,16 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_there_is_and_ctrl_d_leaves(model:
     terminal.wait_for(r"\n\S+")
     terminal.write("\x03")
     assert terminal.wait_for(r"\n> $").rstrip("\n> ").endswith("…")
+    terminal.write("not asked\x03")
+    assert "Ctrl-D ends the conversation" in terminal.wait_for(r"\n> $")
     terminal.write("\x04")
+    assert terminal.process.wait(100) == 0
+
+
+def test_sigterm_ends_a_conversation_that_waits(model: Path) -> None:
+    terminal = Terminal(sys.executable, "-m", "spark13b", "chat", "--load", str(model))
+    terminal.wait_for("\n> $")
+    terminal.process.terminate()
     assert terminal.process.wait(100) == 0
 
 
@@ -142,6 +151,37 @@ def test_in_a_pipe_answers_alone_go_to_stdout(model: Path) -> None:
     first, second = result.stdout.splitlines()
     assert first == second
     assert "forgotten" in result.stderr
+
+
+def test_in_a_pipe_what_cannot_be_answered_is_told_and_the_rest_is_answered(model: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "spark13b", "chat", "--load", str(model), "--max-new-tokens", "4"],
+        input=b'\xef\xbb\xbf/reset\r\na\xff\nhello\n/reset\n"""\nhello',  # the last question has no end
+        capture_output=True,
+        env=ENVIRONMENT,
+    )
+    assert result.returncode == 2
+    assert b"error: byte 0xff is not UTF-8" in result.stderr
+    nothing, first, second = result.stdout.decode().splitlines()
+    assert nothing == "" and first == second
+
+
+def test_an_answer_that_is_asked_for_again_is_another_draw_and_the_same_one_with_the_seed(model: Path) -> None:
+    from spark13b.infer.chat import Chat
+    from spark13b.infer.session import Session, find_model
+
+    options = {"generation.do_sample": True, "generation.max_new_tokens": 8}
+    session = Session(find_model(model, None, None, options, ()))
+
+    def answers() -> list[str]:
+        chat, found = Chat(session), []
+        for _ in range(3):
+            found.append("".join(chat.ask("hello")))
+            chat.undo()
+        return found
+
+    assert len(set(answers())) == 3
+    assert answers() == answers()
 
 
 def test_the_oldest_turns_go_when_the_context_is_full(tmp_path: Path) -> None:

@@ -90,6 +90,10 @@ class TestPrompts:
             ('{"input_ids": [1, 9000]}', "token id 9000 is outside the model's vocabulary of 8000"),
             ('{"input_ids": ["1"]}', '"input_ids" is not a list of token ids'),
             (json.dumps({"input": "天气" * 200}), "the context holds 128 with the answer"),
+            (json.dumps({"messages": [{"role": "user", "content": "天气" * 200}]}), "the context holds 128"),
+            ('{"messages": [{"role": "assistant", "content": "x"}]}', "begins and ends with what the user says"),
+            ('{"messages": [{"role": "user", "content": null}]}', "message 1 has no"),
+            (r'{"input": "\ud800"}', "half a character"),
         ],
     )
     def test_that_cannot_be_answered_are_named_by_file_and_line_before_any_is_asked(
@@ -103,6 +107,31 @@ class TestPrompts:
         assert "q.jsonl:17" in err
         assert "fix: " in err
         assert list(tmp_path.iterdir()) == [file]
+
+    def test_from_windows_are_the_same_as_others(self, infer: Run) -> None:
+        expected = infer("--json", "--max-new-tokens", 5, stdin="你好\n天气\n")[1]
+        assert infer("--json", "--max-new-tokens", 5, stdin="\ufeff你好\r\n天气\r\n")[1] == expected
+
+    def test_may_be_conversations_with_a_system_and_carry_other_fields(self, infer: Run, tmp_path: Path) -> None:
+        chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "你好"}]
+        lines = write_lines(
+            tmp_path / "q.jsonl",
+            {"messages": chat, "id": 7},
+            {"prompt": "你好", "system": "s", "predict": "x", "label": [1]},
+        )
+        first, second = records(infer("--prompt-file", lines, "--max-new-tokens", 5)[1])
+        assert (first["input"], first["id"], second["label"]) == (chat, 7, [1])
+        assert first["predict"] == second["predict"] != "x"
+        (third,) = records(infer("你好", "--system", "s", "--json", "--max-new-tokens", 5)[1])
+        assert third["prompt_tokens"] == first["prompt_tokens"] == second["prompt_tokens"]
+        assert third["predict"] == first["predict"]
+
+    def test_that_are_not_utf8_are_refused_with_their_byte(self, model: Path) -> None:
+        command = [sys.executable, "-m", "spark13b", "infer", "--load", str(model)]
+        for arguments, given in (([b"a\xff"], b""), ([], b"a\xff\n")):
+            result = subprocess.run([*command, *arguments], input=given, capture_output=True, env=ENVIRONMENT)
+            assert result.returncode == 2
+            assert b"byte 0xff is not UTF-8\n  at: prompt 1" in result.stderr
 
     def test_are_missed_when_there_are_none(self, infer: Run) -> None:
         code, _, err = infer(stdin="\n")
@@ -144,6 +173,10 @@ class TestAnswers:
         scores = [best["score"], *(other["score"] for other in best["alternatives"])]
         assert len(scores) == 3 and scores == sorted(scores, reverse=True)
 
+    def test_as_text_have_no_log_probabilities(self, infer: Run) -> None:
+        code, out, err = infer("你好", "--logprobs", 2)
+        assert (code, out) == (2, "") and "add --json" in err
+
     def test_are_the_same_with_guessed_tokens(self, infer: Run) -> None:
         if find_library().library is None:
             pytest.skip("the native library is not built")
@@ -165,6 +198,16 @@ class TestOutputFile:
         code, _, err = infer("--prompt-file", file, "--output", output)
         assert code == 2 and "the output already exists" in err
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "q.jsonl"]
+
+    def test_replaces_neither_a_folder_nor_the_prompts(self, infer: Run, tmp_path: Path) -> None:
+        folder, lines = tmp_path / "folder", write_lines(tmp_path / "q.jsonl", {"input": "x"})
+        folder.mkdir()
+        (folder / "kept").touch()
+        for output, says in ((folder, "the output is a folder"), (lines, "the output is one of the inputs")):
+            code, _, err = infer("--prompt-file", lines, "--output", output, "--force")
+            assert code == 2 and says in err
+        assert (folder / "kept").exists() and records(lines.read_text()) == [{"input": "x"}]
+        assert sorted(tmp_path.iterdir()) == [folder, lines]
 
     def test_of_other_prompts_is_not_gone_on_with(self, infer: Run, tmp_path: Path) -> None:
         from spark13b.infer.journal import Journal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,8 @@ _HELP = """/reset        forget the conversation
 /system TEXT  say how the model is to answer; without TEXT: nothing
 /save FILE    write the conversation as a line of JSON
 /exit         leave, as Ctrl-D does
-A line that ends in \\ goes on in the next one; so does all between two lines of \"\"\". Ctrl-C stops an answer."""
+A line that ends in \\ goes on in the next one; so does all between two lines of \"\"\".
+Ctrl-C stops an answer, or drops the line that is being typed."""
 
 
 @app.command(epilog="Example: spark13b chat --load runs/sft --temperature 0.7")
@@ -79,13 +81,16 @@ def chat(
         progress.note("Ask something; /help shows what else can be done, Ctrl-D ends.")
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  # arrows, history and editing for input()
-    for line in _inputs():
-        try:
-            _do(talk, line, progress)
-        except InputError as error:
-            progress.note(f"error: {error.message()}")
-        except _Leave:
-            break
+    failed = False
+    with contextlib.suppress(_Leave):
+        for line in _inputs(progress):
+            try:
+                _do(talk, line, progress)
+            except InputError as error:
+                progress.note(f"error: {error.message()}")
+                failed = True
+    if failed and not sys.stdin.isatty():
+        raise typer.Exit(InputError.exit_code)
 
 
 class _Leave(Exception):
@@ -146,19 +151,14 @@ def _answer(talk: Chat, question: str, progress: console.TerminalProgress) -> No
         progress.note(f"(the oldest {talk.dropped} turns no longer fit in the context)")
 
 
-def _inputs() -> Iterator[str]:
-    """What is typed, or the lines of a pipe; several lines are one where they were marked so."""
+def _inputs(progress: console.TerminalProgress) -> Iterator[str]:
+    """What is typed, or the lines of a pipe; several lines are one where they were marked so. Raises _Leave."""
     terminal = sys.stdin.isatty()
+    first = True
     while True:
         try:
-            line = input("\n> " if terminal else "")
-            if line.strip() == _QUOTES:
-                lines = []
-                while (line := input("… " if terminal else "")).strip() != _QUOTES:
-                    lines.append(line)
-                line = "\n".join(lines)
-            while line.endswith("\\"):
-                line = line[:-1] + "\n" + input("… " if terminal else "")
+            with _sigterm_leaves() if terminal else contextlib.nullcontext():
+                line = _question(terminal)
         except EOFError:
             if terminal:
                 sys.stdout.write("\n")
@@ -167,6 +167,38 @@ def _inputs() -> Iterator[str]:
             if not terminal:
                 raise
             sys.stdout.write("\n")
-            return
+            progress.note("Ctrl-D ends the conversation.")
+            continue
+        if first:
+            line, first = line.removeprefix("\ufeff"), False
         if line.strip():
             yield line.strip()
+
+
+def _question(terminal: bool) -> str:
+    """The next question; what ends before its last line does is one, too. Raises EOFError where there is none."""
+    more = "… " if terminal else ""
+    line = input("\n> " if terminal else "")
+    with contextlib.suppress(EOFError):
+        if line.strip() == _QUOTES:
+            line = ""
+            while (one := input(more)).strip() != _QUOTES:
+                line += one + "\n"
+        while line.endswith("\\"):
+            line = line[:-1] + "\n"
+            line += input(more)
+    return line
+
+
+@contextlib.contextmanager
+def _sigterm_leaves() -> Iterator[None]:
+    """SIGTERM, which stops an answer as Ctrl-C does, ends the conversation where Ctrl-C does not."""
+
+    def leave(number: int, frame: object) -> None:
+        raise _Leave
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spark13b.infer.requests import Generation, Request
     from spark13b.infer.session import FoundModel, Session
     from spark13b.progress import Progress
+    from spark13b.train.answering_files import AnsweringFiles
 
 app = typer.Typer(add_completion=False)
 _SEATS = 8
@@ -37,7 +38,7 @@ def infer(
     merge_adapter: options.MergeAdapter = False,
     tokenizer: options.Tokenizer = None,
     prompt_file: Annotated[
-        Path | None, typer.Option("--prompt-file", help='JSON Lines or a JSON array of {"input": "..."}.')
+        Path | None, typer.Option("--prompt-file", help='JSON Lines of {"input": "..."}, or text, one prompt a line.')
     ] = None,
     output: Annotated[
         Path | None,
@@ -45,6 +46,10 @@ def infer(
             "--output", help="Write the answers here as JSON Lines, in input order; goes on where it stopped."
         ),
     ] = None,
+    system: Annotated[
+        str,
+        typer.Option("--system", help="How the model is to answer: stands before each question.", show_default=False),
+    ] = "",
     stream: Annotated[bool, typer.Option("--stream", help="Show text as soon as it is decided.")] = False,
     batch_size: Annotated[
         int | None,
@@ -83,7 +88,7 @@ def infer(
             preset,
             load,
             assignments or [],
-            lambda values: _seats(batch_size, 1, values),
+            lambda values, files: _seats(batch_size, 1, values, None, files),
             None,
             as_json,
             adapter,
@@ -93,6 +98,8 @@ def infer(
         return
     if stream and (as_json or output is not None):
         raise InputError("--stream shows text; --json and --output write JSON Lines", fix="leave one of them out")
+    if logprobs is not None and (stream or not (as_json or output is not None or prompt_file is not None)):
+        raise InputError("log-probabilities are told in JSON alone", where="--logprobs", fix="add --json")
     drawing = options.Drawing(
         temperature,
         top_k,
@@ -107,12 +114,12 @@ def infer(
     )
 
     def find() -> FoundModel:
-        from spark13b.files import check_writable
+        from spark13b.files import check_writable_file
         from spark13b.infer.prompts import read_prompts
         from spark13b.infer.session import find_model
 
         if output is not None:
-            check_writable(output, force=force)
+            check_writable_file(output, force=force, inputs=(prompt_file,))
         if prompt_file is not None:
             read_prompts(prompt_file)  # a broken line is found before anything is started
         changes = drawing.options() | sharing.options_for(nproc)
@@ -120,15 +127,20 @@ def infer(
 
     def work(found: FoundModel, part: sharing.Part) -> None:
         from spark13b.infer.session import Session
+        from spark13b.train.answering_files import answering_files
         from spark13b.train.plan import check_answering
 
         asked, progress = _prompts(prompts, prompt_file), part.progress
         if found.is_demo:
             progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
-        requests = found.requests(asked, logprobs)  # a prompt that is too long is found before weights are read
+        requests = found.requests(
+            asked, logprobs, system=system
+        )  # a prompt that is too long is found before weights are read
         context = found.context(requests)
-        seats = _seats(batch_size, len(asked), found.preset, context)
-        check_answering(found.preset, seats, context)
+        parts = found.weights
+        files = answering_files(parts.base, parts.adapters, found.preset.model, merge_adapter)
+        seats = _seats(batch_size, len(asked), found.preset, context, files)
+        check_answering(found.preset, seats, context, files)
         session = Session(found, seats, context, part.mesh, fold=merge_adapter)
         if session.doubt:
             progress.note(f"note: {session.doubt}")
@@ -136,9 +148,8 @@ def infer(
             progress.note(session.choices())
         part.lead(session)
         if output is not None:
-            _to_file(
-                session, asked, requests, output, f"{found.identity()} {logprobs} {merge_adapter}", force, progress
-            )
+            identity = f"{found.identity()} {logprobs} {merge_adapter}" + (f" {system}" if system else "")
+            _to_file(session, asked, requests, output, identity, force, progress)
         elif as_json or (prompt_file is not None and not stream):
             for number, generation in _in_order(session, requests):
                 print(json.dumps(_record(session, asked[number], generation), ensure_ascii=False), flush=True)
@@ -151,24 +162,24 @@ def infer(
 
 def _prompts(arguments: list[str] | None, file: Path | None) -> list[Prompt]:
     """What is asked: arguments, then the file; else the lines of standard input."""
-    from spark13b.infer.prompts import prompts_of, read_prompts
+    from spark13b.infer.prompts import lines_of, prompts_of, read_prompts
 
     asked = prompts_of(arguments or [])
     if file is not None:
         asked += read_prompts(file)
     elif not asked and not sys.stdin.isatty():
-        asked = prompts_of(line.rstrip("\n") for line in sys.stdin if line.strip())
+        asked = prompts_of(lines_of(sys.stdin))
     if not asked:
         raise InputError("no prompt was given", fix='spark13b infer "你是谁？", or --prompt-file FILE.jsonl')
     return asked
 
 
-def _seats(wanted: int | None, prompts: int, preset: Values, context: int | None = None) -> int:
+def _seats(wanted: int | None, prompts: int, preset: Values, context: int | None, files: AnsweringFiles) -> int:
     """Answers at once: those wanted, else as many as there are and fit; all beams of one need a seat."""
     from spark13b.train.plan import seats_that_fit
 
     beams = preset.generation.num_beams
-    return max(wanted or seats_that_fit(preset, min(_SEATS, prompts), context), beams)
+    return max(wanted or seats_that_fit(preset, min(_SEATS, prompts), context, files), beams)
 
 
 def _in_order(session: Session, requests: Sequence[Request]) -> Iterator[tuple[int, Generation]]:
@@ -244,7 +255,7 @@ def _show(session: Session, asked: Sequence[Prompt], requests: Sequence[Request]
 
 def _head(asked: Sequence[Prompt], number: int) -> None:
     if len(asked) > 1:
-        _write(("\n" if number else "") + f"> {asked[number].asked}\n")
+        _write(("\n" if number else "") + f"> {asked[number].shown}\n")
 
 
 def _write(text: str) -> None:
@@ -262,6 +273,7 @@ def _record(session: Session, prompt: Prompt, generation: Generation) -> dict[st
         "new_tokens": len(generation.tokens),
         "finish_reason": generation.finish_reason,
     }
+    record |= {name: value for name, value in prompt.others.items() if name not in record}
     if generation.request.logprobs is not None:
         piece = session.tokenizer.piece
         record["logprobs"] = [

@@ -9,9 +9,11 @@ from pathlib import Path
 from spark13b.errors import InputError
 from spark13b.files import write_text
 from spark13b.infer.conversation import Turn, fitting_ids
+from spark13b.infer.prompts import check_utf8
 from spark13b.infer.requests import Request
 from spark13b.infer.session import Session
 
+_SEEDS = 2**32
 _ANSWER_ROOM = 4  # of the context at least this part is left for the answer, where that is less than the longest
 
 
@@ -22,6 +24,7 @@ class Chat:
         self._session = session
         self.system = system
         self.turns: list[Turn] = []
+        self._asked = 0  # answers so far, those taken back too
         self.dropped = 0  # of the oldest turns, the last answer did not see so many
 
     def ask(self, question: str) -> Iterator[str]:
@@ -29,12 +32,16 @@ class Chat:
 
         Raises InputError when the question alone is too long; it is no turn then.
         """
+        check_utf8(question)
         asked = [*self.turns, Turn("user", question)]
         ids, kept = self._prompt(asked)
         self.dropped = len(asked) - len(kept)
         self.turns, said = asked, ""
+        options = self._session.options  # an answer that is asked for again is another draw
+        options = options.model_copy(update={"seed": (options.seed + self._asked) % _SEEDS})
+        self._asked += 1
         try:
-            for _, piece in self._session.run([Request(ids, self._session.options)]):
+            for _, piece in self._session.run([Request(ids, options)]):
                 said += piece.text
                 if piece.text:
                     yield piece.text

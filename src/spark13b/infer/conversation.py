@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from spark13b.data.tokenizer import BOS, BOT, END, EOS, PAD, UNK, USER, SparkTokenizer
 
 _CONTROL = (PAD, BOS, EOS, UNK, END, USER, BOT)
 
 Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True)

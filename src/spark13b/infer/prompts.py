@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spark13b.data.records import Record, read_records
 from spark13b.errors import InputError, nearest
+from spark13b.infer.conversation import ROLES, Turn
+
+_TEXTS = ("instruction", "input", "inputs", "prompt", "text")
+_TAKEN = {*_TEXTS, "input_ids", "messages", "system"}
+_HINT = 'write {"input": "the question"}'
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question, or the token ids of a whole prompt; `where` and `line` name it in errors."""
+    """One question, a conversation up to a question, or the token ids of a whole prompt.
+
+    `where` and `line` name it in errors. `others`: what else stands in its record, an id or a label for example.
+    """
 
     text: str = ""
     ids: tuple[int, ...] | None = None
+    turns: tuple[Turn, ...] = ()
+    system: str = ""  # how the model is to answer this one
     where: str = "prompt"
     line: int | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def asked(self) -> Any:
         """The question as it stands in the answer's record."""
+        if self.turns:
+            return [{"role": turn.role, "content": turn.content} for turn in self.turns]
         return self.text if self.ids is None else list(self.ids)
+
+    @property
+    def shown(self) -> str:
+        """The question for a person."""
+        return self.turns[-1].content if self.turns else str(self.asked)
 
     def error(self, what: str, fix: str) -> InputError:
         """An error that names this prompt."""
@@ -44,39 +62,94 @@ def prompts_of(arguments: Iterable[str]) -> list[Prompt]:
     for prompt in prompts:
         if not prompt.text.strip():
             raise prompt.error("the prompt is empty", "write a question")
+        check_utf8(prompt.text, prompt.where)
     return prompts
+
+
+def check_utf8(text: str, where: str | None = None) -> None:
+    """Raise InputError when what was typed, or came through a pipe, holds bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # Python writes such a byte as U+DC00 and the byte
+        byte = ord(text[error.start]) & 0xFF
+        raise InputError(f"byte 0x{byte:02x} is not UTF-8", where=where, fix="convert the text to UTF-8") from None
+
+
+def lines_of(stream: Iterable[str]) -> Iterator[str]:
+    """The lines of standard input that are not blank, without a BOM and without their ends, also those of Windows."""
+    for number, line in enumerate(stream):
+        line = (line.removeprefix("\ufeff") if number == 0 else line).rstrip("\r\n")
+        if line.strip():
+            yield line
 
 
 def read_prompts(path: Path) -> list[Prompt]:
     """The prompts of a file, in order: JSON Lines or a JSON array of {"input": "..."}, or plain text, one a line.
 
-    `inputs`, and `instruction` with `input` behind it, are taken as well, and `input_ids` for a prompt that is already
-    in tokens. Raises InputError naming the line that has none.
+    `inputs`, `prompt`, and `instruction` with `input` behind it, are taken as well, `messages` for a conversation as
+    OpenAI's API has it, and `input_ids` for a prompt that is already in tokens. Raises InputError naming the line that
+    has none.
     """
     return [_prompt(record) for record in read_records(path)]
 
 
 def _prompt(record: Record) -> Prompt:
     fields, place = record.fields, record.place
-    where, line = str(place.path), place.line
+    found: dict[str, Any] = {"where": str(place.path), "line": place.line, "others": _others(record)}
+    system = fields.get("system") or ""
+    if not isinstance(system, str):
+        raise place.error('"system" is not a text', 'write {"system": "how to answer", "input": "the question"}')
     ids = fields.get("input_ids")
     if ids is not None:
         if not isinstance(ids, list) or not ids or not all(type(one) is int for one in ids):
             raise place.error('"input_ids" is not a list of token ids', 'write {"input_ids": [5, 17, 203]}')
-        return Prompt(ids=tuple(ids), where=where, line=line)
-    for name in ("instruction", "input", "inputs", "text"):
+        return Prompt(ids=tuple(ids), **found)
+    if fields.get("messages") is not None:
+        return Prompt(turns=_turns(record), system=system, **found)
+    for name in _TEXTS:
         if name in fields:
             texts = [fields[name]]
             if name == "instruction" and fields.get("input"):
                 texts.append(fields["input"])
             if all(isinstance(text, str) for text in texts) and "".join(texts).strip():
-                return Prompt("".join(texts), where=where, line=line)
-            raise place.error(f'the line has no text in "{name}"', 'write {"input": "the question"}')
+                return Prompt("".join(texts), system=system, **found)
+            raise place.error(f'the line has no text in "{name}"', _HINT)
     near = nearest("input", fields)
-    fix = f"rename '{near}' to \"input\"" if near else 'write {"input": "the question"}'
-    raise place.error('the line has no "input"', fix)
+    raise place.error('the line has no "input"', f"rename '{near}' to \"input\"" if near else _HINT)
+
+
+def _turns(record: Record) -> tuple[Turn, ...]:
+    """The turns of `messages`; the last one is the question."""
+    place, messages = record.place, record.fields["messages"]
+    fix = 'write {"messages": [{"role": "user", "content": "the question"}]}'
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise place.error('"messages" is not a list of messages', fix)
+    turns = []
+    for number, message in enumerate(messages, 1):
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES or not isinstance(content, str):
+            raise place.error(f'message {number} has no "role" of {", ".join(ROLES)}, or no text in "content"', fix)
+        turns.append(Turn(role, content))
+    spoken = [turn.role for turn in turns if turn.role != "system"]
+    if not spoken or (spoken[0], spoken[-1]) != ("user", "user"):
+        raise place.error("a conversation begins and ends with what the user says", fix)
+    return tuple(turns)
+
+
+def _others(record: Record) -> dict[str, Any]:
+    """The fields that are no prompt, as values of JSON: a table may hold dates."""
+    text = json.dumps(record.fields, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise record.place.error("the record holds half a character (\\ud8xx)", "remove the escape") from None
+    return {name: value for name, value in json.loads(text).items() if name not in _TAKEN}
 
 
 def fingerprint_text(prompts: list[Prompt]) -> bytes:
     """The prompts as bytes, for a hash."""
-    return json.dumps([prompt.asked for prompt in prompts], ensure_ascii=False).encode()
+    told = [
+        [prompt.asked, prompt.system, prompt.others] if prompt.system or prompt.others else prompt.asked
+        for prompt in prompts
+    ]
+    return json.dumps(told, ensure_ascii=False).encode()

@@ -15,6 +15,7 @@ from spark13b.ckpt.opening import SUFFIXES
 from spark13b.config import Preset, load_preset
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError
+from spark13b.infer.conversation import Turn, conversation_ids
 from spark13b.infer.prompts import Prompt
 from spark13b.infer.requests import Generation, Piece, Request
 from spark13b.run_folder import RunFolder, preset_for, weights_of
@@ -51,23 +52,32 @@ class FoundModel:
         return hashlib.sha256(repr(values).encode()).hexdigest()
 
     def requests(
-        self, prompts: Sequence[Prompt], logprobs: int | None = None, context: int | None = None
+        self, prompts: Sequence[Prompt], logprobs: int | None = None, context: int | None = None, system: str = ""
     ) -> list[Request]:
         """The requests for prompts, in the preset's template; `context`: the most tokens, if fewer than the model's.
+
+        `system` stands before every question that has none of its own and is not in tokens.
 
         Needs no weights. Raises InputError that names a prompt that cannot be answered.
         """
         model, options = self.preset.model, self.preset.generation
         context = min(context or model.seq_length, model.seq_length)
-        texts = iter(
-            self.tokenizer.encode_batch(
-                [options.prompt_template.format(prompt.text) for prompt in prompts if prompt.ids is None]
-            )
-        )
+        template = options.prompt_template
+        questions = [
+            "\n".join(filter(None, (prompt.system or system, prompt.text)))
+            for prompt in prompts
+            if prompt.ids is None and not prompt.turns
+        ]
+        texts = iter(self.tokenizer.encode_batch([template.format(question) for question in questions]))
         requests = []
         for prompt in prompts:
-            ids = list(prompt.ids) if prompt.ids is not None else next(texts)
-            shown = f": {prompt.text[:30]}…" if prompt.text else ""
+            if prompt.turns:
+                before = prompt.system or system
+                turns = [*((Turn("system", before),) if before else ()), *prompt.turns]
+                ids = conversation_ids(self.tokenizer, template, turns)
+            else:
+                ids = list(prompt.ids) if prompt.ids is not None else next(texts)
+            shown = f": {prompt.shown[:30]}…" if prompt.ids is None else ""
             if len(ids) >= context:
                 raise prompt.error(
                     f"the prompt has {len(ids)} tokens, the context holds {context} with the answer{shown}",
