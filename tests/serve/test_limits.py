@@ -195,3 +195,12 @@ def test_a_web_server_that_does_not_begin_is_an_error_and_nobody_is_told_that_it
     with pytest.raises(JobError, match="the web server did not begin: "):
         run(make_app(Session(), desk, Settings()), desk, where, 1.0, lambda: told.append(True))  # type: ignore[arg-type]
     assert told == []
+
+
+def test_a_file_of_keys_from_windows_holds_the_same_keys(tmp_path: Path) -> None:
+    from spark13b.cli.serve import _keys
+
+    file = tmp_path / "keys.txt"
+    file.write_bytes(b"\xef\xbb\xbfone\r\n\r\ntwo\r\n")
+    file.chmod(0o600)
+    assert _keys([], file) == ["one", "two"]

@@ -230,6 +230,28 @@ class TestErrors:
         assert broken.status_code == 400
         assert "the body is not JSON" in broken.json()["error"]["message"]
 
+    @pytest.mark.parametrize(
+        ("path", "kind", "body", "says"),
+        [
+            ("/v1/chat/completions", "text/plain", b"{}", "its content-type is text/plain: send 'application/json'"),
+            ("/v1/chat/completions", "application/json", b'{"messages":[{"content":"\xff"}]}', "is not UTF-8"),
+            (
+                "/v1/chat/completions",
+                "application/json",
+                rb'{"messages":[{"role":"user","content":"\ud800"}]}',
+                "a message holds half a character",
+            ),
+            ("/chat/completions", "application/json", b"{}", "no /chat/completions here; the API is under /v1"),
+        ],
+    )
+    def test_what_newcomers_send_is_told_how_to_mend(
+        self, path: str, kind: str, body: bytes, says: str, server: Server
+    ) -> None:
+        headers = {"authorization": f"Bearer {KEY}", "content-type": kind}
+        error = requests.post(server.url + path, data=body, headers=headers, timeout=100).json()["error"]
+        assert says in error["message"]
+        assert error["param"] in (None, "messages")
+
     def test_pages_of_other_origins_get_no_leave(self, server: Server) -> None:
         answer = requests.get(f"{server.url}/health", headers={"origin": "https://example.org"}, timeout=100)
         assert "access-control-allow-origin" not in answer.headers

@@ -150,7 +150,7 @@ def _keys(given: list[str], file: Path | None) -> list[str]:
             raise InputError("there is no such file", where=file, fix="check --api-key-file")
         if file.stat().st_mode & 0o077:
             raise InputError("others may read this file of keys", where=file, fix=f"chmod 600 {file}")
-        keys += [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        keys += [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         if not keys:
             raise InputError("the file holds no key", where=file, fix="write one key a line")
     if "" in given:

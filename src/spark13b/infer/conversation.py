@@ -43,7 +43,10 @@ def conversation_ids(tokenizer: SparkTokenizer, template: str, turns: Sequence[T
     text = "".join(
         template.format(_plain(turn.content)) if turn.role == "user" else _plain(turn.content) + END for turn in spoken
     )
-    return tokenizer.encode(text)
+    try:
+        return tokenizer.encode(text)
+    except UnicodeEncodeError:
+        raise ValueError("a message holds half a character (\\ud8xx)") from None
 
 
 def fitting_ids(

@@ -302,18 +302,26 @@ def _handle_errors(app: FastAPI) -> None:
         return JSONResponse(problem(str(error), "server_error"), 503)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = max(error.errors(), key=lambda one: len(one["loc"]))  # of alternatives the one that went farthest
         parts = [str(part) for part in first["loc"] if part != "body" and not _ALTERNATIVE.search(str(part))]
         place = first.get("ctx", {}).get("param") or ".".join(parts) or None
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "json_invalid":
-            message = f"the body is not JSON: {first.get('ctx', {}).get('error', '')}"
+            message, place = f"the body is not JSON: {first.get('ctx', {}).get('error', '')}", None
+        elif isinstance(error.body, bytes):  # nothing read it: a page of another origin can send such a body unasked
+            kind = request.headers.get("content-type", "nothing")
+            message = f"the body is taken as JSON alone, and its content-type is {kind}: send 'application/json'"
         return JSONResponse(problem(message, "invalid_request_error", place), 400)
 
     @app.exception_handler(HTTPException)
-    async def other(_: Request, error: HTTPException) -> Response:
-        return JSONResponse(problem(str(error.detail), "invalid_request_error"), error.status_code, error.headers)
+    async def other(request: Request, error: HTTPException) -> Response:
+        message, path = str(error.detail), request.url.path
+        if error.status_code == 404 and message == "Not Found":
+            message = f"there is no {path} here" + ("" if path.startswith("/v1/") else "; the API is under /v1")
+        elif error.status_code == 400:  # FastAPI's only one
+            message = "the body is not UTF-8, or nested too deeply"
+        return JSONResponse(problem(message, "invalid_request_error"), error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> Response:
