@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from infer.small_run import write_small_run
+from spark13b.ckpt import open_checkpoint
+from spark13b.ckpt.adapters import ADAPTERS, card_of, write_adapters
+from spark13b.ckpt.quantizing import Wanted, quantize_checkpoint
 from spark13b.cli.main import run
+from spark13b.config import load_preset
+from spark13b.config.sections import LoraConfig
 from spark13b.model import native_choice
+from spark13b.model.names import adapter_shapes
 from spark13b.native.library import Found, Library
+from spark13b.run_folder import weights_of
 
 PROGRAM = """
 import sys
@@ -75,8 +85,63 @@ def test_the_plan_says_what_computes_and_why(monkeypatch: pytest.MonkeyPatch):
         assert plan_of(*command)["computes"] == off
     shared = plan_of("infer", "--preset", "cpu-tiny-infer", "--nproc", "2")
     assert shared["computes"] == "MindSpore's operators: several processes share the model"
-    beside = ("infer", "--preset", "cpu-tiny-infer", "--adapter", "adapters.safetensors")
-    assert plan_of(*beside)["computes"] == plan_of(*beside, "--merge-adapter")["computes"] == off
+
+
+@pytest.fixture(scope="module")
+def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA run's folder, whose adapters name a small model as their base."""
+    folder = tmp_path_factory.mktemp("plan")
+    base = write_small_run(folder / "base", model__num_layers=1)
+    rank_0 = folder / "lora" / "checkpoints" / "step-00000001" / "rank_0"
+    rank_0.mkdir(parents=True)
+    (rank_0.parent / "state.json").write_text("{}")
+    shutil.copy(base / "preset.yaml", folder / "lora")
+    model, lora = load_preset(str(base / "preset.yaml")).model, LoraConfig(rank=5, targets="q_proj|fc2")
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in adapter_shapes(model, lora).items()}
+    with open_checkpoint(weights_of(base)) as weights:
+        write_adapters(rank_0 / ADAPTERS, arrays, card_of(model, lora, weights))
+    return folder / "lora"
+
+
+@pytest.mark.parametrize("command", ["infer", "serve"])
+def test_the_plan_counts_the_adapters_that_are_computed_beside_the_weights(
+    lora_run: Path, command: str, capsys: pytest.CaptureFixture[str]
+):
+    def weights(*arguments: object) -> int:
+        assert run([command, *map(str, arguments), "--dry-run", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)["memory"]["weights"]
+
+    bare = weights("--load", lora_run.parent / "base")
+    with open_checkpoint(lora_run) as adapters:
+        beside = sum(array.nbytes for array in adapters.values())
+    assert beside == 4 * 5 * (32 + 32 + 32 + 32)
+    assert weights("--load", lora_run) == weights("--load", lora_run.parent / "base", "--adapter", lora_run)
+    assert weights("--load", lora_run) == bare + beside
+    assert weights("--load", lora_run, "--merge-adapter") == bare
+    alone = ("--preset", lora_run / "preset.yaml")
+    assert weights(*alone, "--adapter", lora_run) == weights(*alone) + beside
+
+
+def test_a_plan_of_quantised_weights_without_the_library_is_that_of_floats(
+    lora_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    base = lora_run.parent / "base"
+    with open_checkpoint(weights_of(base)) as source:
+        quantize_checkpoint(source, tmp_path / "int4.safetensors", Wanted(4, 8, 32))
+    monkeypatch.setenv("SPARK13B_NATIVE", "0")
+    plans = []
+    for load in (base, tmp_path / "int4.safetensors"):
+        assert run(["infer", "--preset", str(base / "preset.yaml"), "--load", str(load), "--dry-run", "--json"]) == 0
+        plans.append(json.loads(capsys.readouterr().out))
+    assert plans[0]["memory"] == plans[1]["memory"]
+    assert plans[1]["computes"] == f"{plans[0]['computes']}; quantised weights become float32"
+    assert run(["infer", "--preset", "cpu-13b-int4-infer", "--dry-run"]) == 2
+    assert "MindSpore has no bfloat16 matrix products on a CPU" in capsys.readouterr().err
+    preset = ("--preset", "cpu-13b-int4-infer", "--set", "model.compute_type=float32")
+    assert run(["infer", *preset, "--set", "machine.max_device_memory_gb=23.5", "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert "weights need 49.02 GiB a device and may use 23." in said
+    assert "switches it off; quantised weights become float32" in said
 
 
 def test_the_plan_names_the_native_library_with_its_instructions_where_it_computes(

@@ -9,6 +9,9 @@ import pytest
 
 from spark13b.config import Preset, load_preset, preset_names
 from spark13b.errors import InputError
+from spark13b.model import native_choice
+from spark13b.native.library import Found, Library
+from spark13b.train.answering_files import AnsweringFiles
 from spark13b.train.answering_memory import answering_memory
 from spark13b.train.communication import Collectives
 from spark13b.train.plan import make_plan, plan_answering, seats_that_fit
@@ -25,8 +28,14 @@ def collectives(name: str, **changes: Any) -> dict[tuple[str, str], Collectives]
     return {(one.what, one.kind): one for one in make_plan(preset(name, **changes)).collectives}
 
 
+@pytest.fixture
+def there(native_library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native library, which presets of quantised weights need."""
+    monkeypatch.setattr(native_choice, "find_library", lambda: Found(native_library, ""))
+
+
 @pytest.mark.parametrize("name", preset_names())
-def test_every_built_in_preset_fits_its_machine(name):
+def test_every_built_in_preset_fits_its_machine(name, there):
     plan = make_plan(preset(name))
     assert plan.memory_limit is not None
     assert plan.memory.total < plan.memory_limit
@@ -149,7 +158,7 @@ def test_answers_at_once_that_do_not_fit_are_refused_with_the_number_that_does()
 
 
 @pytest.mark.parametrize(("bits", "weights"), [(4, 6.74), (8, 13.07)])
-def test_13b_of_rounded_weights_answers_within_24_gib(bits, weights):
+def test_13b_of_rounded_weights_answers_within_24_gib(bits, weights, there):
     """By hand: the layers' at bits + 16/64, the embedding at 8.25 or 16 bits, norms and biases in float32."""
     values = load_preset(f"cpu-13b-int{bits}-infer")
     memory = answering_memory(values)
@@ -159,4 +168,12 @@ def test_13b_of_rounded_weights_answers_within_24_gib(bits, weights):
     assert memory.weights / 2**30 == pytest.approx(weights, abs=0.005)
     assert memory.cache == 2 * 40 * 8192 * 5120 * 2
     assert memory.total < 22 * 2**30
-    assert answering_memory(values, rounded=10**9).weights == 10**9
+    assert answering_memory(values, files=AnsweringFiles(10**9)).weights == 10**9
+
+
+def test_without_the_library_nobody_trains_beside_rounded_weights(monkeypatch):
+    """As 'spark13b doctor --preset' says it; 'lora --dry-run' names the file, too."""
+    monkeypatch.setattr(native_choice, "find_library", lambda: Found(None, "it is not built"))
+    with pytest.raises(InputError, match="only the native library trains adapters beside a quantised base") as raised:
+        make_plan(preset("cpu-13b-int4-lora"))
+    assert "spark13b native build" in str(raised.value.fix)

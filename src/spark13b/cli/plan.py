@@ -10,6 +10,7 @@ from spark13b.cli.sharing import options_for
 from spark13b.config import Preset, load_preset
 from spark13b.errors import InputError
 from spark13b.run_folder import run_around
+from spark13b.train.answering_files import AnsweringFiles, answering_files
 from spark13b.train.fitting import gib
 from spark13b.train.plan import Plan, plan_answering
 
@@ -18,37 +19,25 @@ def show_answering(
     name: str | None,
     load: Path | None,
     assignments: Sequence[str],
-    seats: Callable[[Preset], int],
+    seats: Callable[[Preset, AnsweringFiles], int],
     context: int | None,
     as_json: bool,
     adapter: Path | None = None,
     fold: bool = False,
     nproc: int | None = None,
 ) -> None:
-    """Print the plan of answering with a preset, or with that of the run around `load`, which may be quantised.
+    """Print the plan of answering with a preset, or with that of the run around `load` or `adapter`.
 
     `adapter` goes beside the weights, or with `fold` into them; `nproc` processes share the model.
     """
-    run = run_around(load) if name is None and load is not None else None
+    runs = map(run_around, filter(None, (load, adapter))) if name is None else ()
+    run = next(filter(None, runs), None)
     if name is None and run is None:
         raise InputError("a plan needs a preset", fix="add --preset NAME; 'spark13b preset list' shows them")
     options = options_for(nproc if name or nproc else 1)  # a run's layout is that of its training
     preset = load_preset(name or str(run.preset if run else ""), options=options, assignments=assignments)
-    show_plan(plan_answering(preset, seats(preset), context, _rounded_bytes(load, adapter, fold)), as_json)
-
-
-def _rounded_bytes(load: Path | None, adapter: Path | None, fold: bool) -> int | None:
-    """Bytes of the weights that will be loaded, where they are quantised."""
-    if load is None:
-        return None
-    from spark13b.ckpt.adapters import parts_of
-    from spark13b.ckpt.opening import open_checkpoint
-    from spark13b.ckpt.quantized import QuantizedCheckpoint, refuse_folding
-
-    with open_checkpoint(parts_of(load, adapter).base) as checkpoint:
-        if fold:
-            refuse_folding(checkpoint)
-        return checkpoint.stored.nbytes if isinstance(checkpoint, QuantizedCheckpoint) else None
+    files = answering_files(load, adapter, preset.model, fold)
+    show_plan(plan_answering(preset, seats(preset, files), context, files), as_json)
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:

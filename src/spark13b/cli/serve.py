@@ -15,6 +15,7 @@ from spark13b.errors import InputError
 if TYPE_CHECKING:
     from spark13b.config import Preset as Values
     from spark13b.infer.session import FoundModel, Session
+    from spark13b.train.answering_files import AnsweringFiles
 
 app = typer.Typer(add_completion=False)
 _KEY = "SPARK13B_API_KEY"
@@ -74,7 +75,7 @@ def serve(
             preset,
             load,
             assignments or [],
-            lambda values: _seats(seats, values, context),
+            lambda values, files: _seats(seats, values, context, files),
             context,
             as_json,
             adapter,
@@ -102,10 +103,13 @@ def serve(
         from spark13b.serve.app import Settings, make_app
         from spark13b.serve.desk import Desk
         from spark13b.serve.server import run
+        from spark13b.train.answering_files import answering_files
         from spark13b.train.plan import check_answering
 
-        places = _seats(seats, found.preset, context)
-        check_answering(found.preset, places, context)
+        parts = found.weights
+        files = answering_files(parts.base, parts.adapters, found.preset.model, merge_adapter)
+        places = _seats(seats, found.preset, context, files)
+        check_answering(found.preset, places, context, files)
         session = Session(found, places, context, part.mesh, fold=merge_adapter)
         if session.doubt:
             progress.note(f"note: {session.doubt}")
@@ -126,11 +130,11 @@ def serve(
     sharing.answer(find, work, merge_adapter)
 
 
-def _seats(wanted: int | None, preset: Values, context: int | None) -> int:
+def _seats(wanted: int | None, preset: Values, context: int | None, files: AnsweringFiles) -> int:
     """Answers at once: those wanted, else as many as fit."""
     from spark13b.train.plan import seats_that_fit
 
-    return wanted or seats_that_fit(preset, _SEATS, context)
+    return wanted or seats_that_fit(preset, _SEATS, context, files)
 
 
 def _warm(session: Session) -> None:

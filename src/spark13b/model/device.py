@@ -51,9 +51,9 @@ def check_machine(preset: Preset) -> None:
     limit_memory(preset.machine.max_device_memory_gb)
 
 
-def check_types(config: SparkConfig) -> None:
-    """Raise InputError when MindSpore cannot compute in the types of `config` here."""
-    if device() == "cpu" and config.compute_type == "bfloat16":
+def check_types(config: SparkConfig, on: Device | None = None) -> None:
+    """Raise InputError when MindSpore cannot compute in the types of `config` `on` a device; None: this process's."""
+    if (on or device()) == "cpu" and config.compute_type == "bfloat16":
         raise InputError(
             "MindSpore has no bfloat16 matrix products on a CPU",  # of version 2.9, measured
             where="model.compute_type",

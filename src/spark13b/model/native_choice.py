@@ -8,9 +8,10 @@ from spark13b.config.model import SparkConfig
 from spark13b.config.sections import LINEAR_NAMES, LoraConfig
 from spark13b.errors import InputError
 from spark13b.model.device import Device
-from spark13b.native.library import Library, find_library
+from spark13b.native.library import Found, Library, find_library
 
 TYPES = ("float32", "bfloat16")  # by the library's numbers
+_MAPPED = ", quantised weights where their file is mapped into memory"
 
 
 def choose_native(
@@ -29,8 +30,7 @@ def choose_native(
     library, reason, _ = _choose(config, device, model_parallel, lora, rounded)
     if library is None:
         return None, f"MindSpore's operators: {reason}"
-    where = ", quantised weights where their file is mapped into memory" if rounded else ""
-    return library, describe_library(library, config.compute_type) + where
+    return library, describe_library(library, config.compute_type) + (_MAPPED if rounded else "")
 
 
 def need_native(
@@ -51,16 +51,19 @@ def need_native(
         )
 
 
-def choose_answering(config: SparkConfig, device: Device, *, model_parallel: int) -> tuple[Library | None, str]:
+def choose_answering(
+    config: SparkConfig, device: Device, *, model_parallel: int, rounded: bool = False
+) -> tuple[Library | None, str]:
     """The library that answers with such a model on `device`, or None; and what computes, and why.
 
-    Raises InputError as `find_library` does.
+    `rounded`: the weights are those of a quantised file. Raises InputError as `find_library` does.
     """
-    found = find_library()
-    reason = answering_problem(config, device, model_parallel) or found.reason
-    if found.library is None or reason:
-        return None, f"MindSpore's operators: {reason}"
-    return found.library, describe_library(found.library, config.compute_type)
+    reason = answering_problem(config, device, model_parallel)
+    found = find_library() if reason is None else Found(None, reason)
+    if found.library is None:
+        floats = f"; quantised weights become {config.compute_type}" if rounded else ""
+        return None, f"MindSpore's operators: {found.reason}{floats}"
+    return found.library, describe_library(found.library, config.compute_type) + (_MAPPED if rounded else "")
 
 
 def answering_problem(config: SparkConfig, device: Device, model_parallel: int) -> str | None:

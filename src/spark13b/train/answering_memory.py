@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from spark13b.config.preset import Preset
+from spark13b.model.native_choice import choose_answering
+from spark13b.train.answering_files import UNKNOWN, AnsweringFiles
 from spark13b.train.memory import ASCEND_RESERVE, Memory
-from spark13b.train.parts import Part, part_of, stored_parameters
+from spark13b.train.parts import Part, part_of, stored_adapters, stored_parameters
 from spark13b.train.rounded import RoundedBase
 
 PART_TOKENS = 512  # of a prompt are read at once, `chunk` of infer/engine.py
@@ -13,29 +15,35 @@ _CPU_GRAPH = 30 * 2**20  # and that of prefill and decode, a layer
 _NATIVE_PROCESS = 200 * 2**20  # Python, NumPy and the native library, without MindSpore
 
 
-def answering_memory(preset: Preset, seats: int = 1, context: int | None = None, rounded: int | None = None) -> Memory:
-    """What answering `seats` prompts at once needs on each device; `context`: the most tokens of one with its answer.
+def answering_memory(
+    preset: Preset, seats: int = 1, context: int | None = None, files: AnsweringFiles = UNKNOWN
+) -> Memory:
+    """What answering `seats` prompts at once needs on each device, of what will compute here.
 
-    `rounded`: bytes of a quantised checkpoint's weights, which the native library uses as they are; without it those
-    that `ckpt quantize` would make of the preset's model where this has `weight_bits`.
+    `context`: the most tokens of a prompt with its answer. Quantised weights are used as they are by the native library
+    alone; where `files` tells no bytes of them and the preset has `weight_bits`, they are those that `ckpt quantize`
+    would make of its model. Float weights are kept in the compute type.
 
     Several answers have a cache each, beside the one where prompts are read; on a CPU caches grow with the texts, and
-    this is their largest size.
+    this is their largest size. Raises InputError as `choose_answering` does.
     """
-    model, stored = preset.model, stored_parameters(preset)
+    model = preset.model.model_copy(update={"param_init_type": preset.model.compute_type})
+    preset = preset.model_copy(update={"task": "infer", "model": model})
+    shared = preset.parallel.model_parallel
+    native = choose_answering(model, preset.machine.device, model_parallel=shared)[0] is not None
     context = min(context or model.seq_length, model.seq_length)
     slots, places = min(context, model.cache_slots), seats + 1 if seats > 1 else 1
     part = part_of(preset, min(PART_TOKENS, context), batch=1)
-    if rounded is None and model.weight_bits is not None:
-        rounded = RoundedBase.usual(model).nbytes
-    weights = sum(one.bytes for one in stored) if rounded is None else rounded
-    reading = prefill_of_layer(part, slots if context > PART_TOKENS else 0) + 2 * part.vocabulary * 4
-    work = max(reading, step_work(part, seats, slots))
+    past = slots if context > PART_TOKENS else 0
+    if native:
+        reading, step, runtime = native_prefill(part, past), step_work(part, seats, 0), _NATIVE_PROCESS
+    else:
+        reading = prefill_of_layer(part, past) + 2 * part.vocabulary * 4
+        step = step_work(part, seats, slots)
+        runtime = _CPU_PROCESS + part.layers * _CPU_GRAPH if part.on_cpu else ASCEND_RESERVE
+    work = max(reading, step)
     cache = 2 * part.layers * places * slots * part.inner * part.compute
-    runtime = _CPU_PROCESS + part.layers * _CPU_GRAPH if part.on_cpu else ASCEND_RESERVE
-    if rounded is not None:
-        reading = native_prefill(part, slots if context > PART_TOKENS else 0)
-        work, runtime = max(reading, step_work(part, seats, 0)), _NATIVE_PROCESS
+    weights = _weights(preset, files, native)
     return Memory(
         weights=weights,
         gradients=0,
@@ -48,6 +56,16 @@ def answering_memory(preset: Preset, seats: int = 1, context: int | None = None,
         activations_with_recompute=None,
         activations_without_recompute=None,
     )
+
+
+def _weights(preset: Preset, files: AnsweringFiles, native: bool) -> int:
+    """Bytes of weights and adapters that a device holds."""
+    beside = 0 if files.lora is None else sum(one.bytes for one in stored_adapters(preset, files.lora))
+    if native and files.rounded is not None:
+        return files.rounded + beside
+    if native and preset.model.weight_bits is not None:
+        return RoundedBase.usual(preset.model).nbytes + beside
+    return sum(one.bytes for one in stored_parameters(preset)) + beside
 
 
 def prefill_of_layer(part: Part, past: int = 0) -> int:

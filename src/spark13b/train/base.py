@@ -40,7 +40,7 @@ def newest_card(run: RunFolder) -> AdapterCard | None:
 
 
 def rounded_base(job: Job) -> RoundedBase | None:
-    """What the plan of a run must know of its base when that is quantised or, without one, to be so; else None.
+    """What the plan of a run must know of its base when that is quantised, else None.
 
     Raises InputError when a quantised base does not fit, or the native library cannot train beside it here.
     """
@@ -48,20 +48,13 @@ def rounded_base(job: Job) -> RoundedBase | None:
     if preset.task != "lora":
         return None
     path = base_path(job.load, newest_card(RunFolder(job.output)) if job.resume else None)
-    rounded = RoundedBase.usual(preset.model) if preset.model.weight_bits is not None else None
-    if path is not None:
-        with open_checkpoint(path) as base:
-            need_quantized(base, preset.model.weight_bits)
-            rounded = None
-            if isinstance(base, QuantizedCheckpoint):
-                match_names(base.shapes(), preset.model, where=base.path)
-                rounded = RoundedBase.of(base, preset.model)
-    if rounded is not None:
-        need_native(
-            preset.model,
-            preset.machine.device,
-            path,
-            model_parallel=preset.parallel.model_parallel,
-            lora=preset.lora,
-        )
-    return rounded
+    if path is None:
+        return None
+    with open_checkpoint(path) as base:
+        need_quantized(base, preset.model.weight_bits)
+        if not isinstance(base, QuantizedCheckpoint):
+            return None
+        match_names(base.shapes(), preset.model, where=base.path)
+        shared = preset.parallel.model_parallel
+        need_native(preset.model, preset.machine.device, path, model_parallel=shared, lora=preset.lora)
+        return RoundedBase.of(base, preset.model)

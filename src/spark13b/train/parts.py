@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spark13b.config.preset import Preset
+from spark13b.config.sections import LoraConfig
 from spark13b.model.attention.choose import block_size, plain_fits
 from spark13b.model.mesh import Group, Mesh
 from spark13b.model.names import adapter_shapes, expected_shapes
@@ -127,12 +128,17 @@ def mesh_of(preset: Preset) -> Mesh:
 def stored_parameters(preset: Preset) -> list[Stored]:
     """Every parameter as the first device holds it; of a LoRA run the base is not trained, its adapters are."""
     mesh, lora = mesh_of(preset), preset.task == "lora"
-    shapes: dict[str, tuple[tuple[int, ...], str, bool]] = {
-        name: (shape, stored_type(name, preset), not lora) for name, shape in expected_shapes(preset.model).items()
-    }
-    if lora:
-        shapes |= {name: (shape, "float32", True) for name, shape in adapter_shapes(preset.model, preset.lora).items()}
-    return [_stored(name, *facts, preset=preset, mesh=mesh) for name, facts in shapes.items()]
+    weights = [
+        _stored(name, shape, stored_type(name, preset), not lora, preset=preset, mesh=mesh)
+        for name, shape in expected_shapes(preset.model).items()
+    ]
+    return [*weights, *(stored_adapters(preset, preset.lora) if lora else ())]
+
+
+def stored_adapters(preset: Preset, lora: LoraConfig) -> list[Stored]:
+    """The adapters of `lora` as the first device holds them: float32, whatever the weights are."""
+    mesh, shapes = mesh_of(preset), adapter_shapes(preset.model, lora)
+    return [_stored(name, shape, "float32", True, preset=preset, mesh=mesh) for name, shape in shapes.items()]
 
 
 def stored_type(name: str, preset: Preset) -> str:

@@ -11,8 +11,10 @@ import psutil
 
 from spark13b.config.preset import Preset
 from spark13b.errors import InputError
+from spark13b.model.device import check_types
 from spark13b.model.names import adapter_shapes, expected_shapes
-from spark13b.model.native_choice import choose_answering
+from spark13b.model.native_choice import choose_answering, need_native
+from spark13b.train.answering_files import UNKNOWN, AnsweringFiles
 from spark13b.train.answering_memory import answering_memory
 from spark13b.train.communication import Collectives, prefill_collectives, step_collectives
 from spark13b.train.fitting import check_fits, gib
@@ -73,6 +75,8 @@ def make_plan(
         trained = sum(map(math.prod, adapter_shapes(preset.model, preset.lora).values()))
     if base is None and preset.model.weight_bits is not None:
         base = RoundedBase.usual(preset.model)
+        shared = preset.parallel.model_parallel
+        need_native(preset.model, preset.machine.device, None, model_parallel=shared, lora=preset.lora)
     limit = memory_limit(preset)
     plan = Plan(
         task=preset.task,
@@ -95,18 +99,16 @@ def make_plan(
     return plan
 
 
-def plan_answering(preset: Preset, seats: int = 1, context: int | None = None, rounded: int | None = None) -> Plan:
+def plan_answering(preset: Preset, seats: int = 1, context: int | None = None, files: AnsweringFiles = UNKNOWN) -> Plan:
     """The plan of answering `seats` prompts at once, each with its answer at most `context` tokens long.
 
-    `rounded`: bytes of a quantised checkpoint's weights.
-
-    Raises InputError when the memory is not enough: it names the seats that fit, else changes of the preset.
+    Raises InputError when what will compute here cannot do it, or the memory is not enough: it names the seats that
+    fit, else changes of the preset.
     """
     preset = preset.model_copy(update={"task": "infer"})
     tokens, limit = min(context or preset.model.seq_length, preset.model.seq_length), memory_limit(preset)
-    check_seats(preset, seats, context, limit, rounded)
-    shared = preset.parallel.model_parallel
-    _, computes = choose_answering(preset.model, preset.machine.device, model_parallel=shared)
+    computes = _check_computing(preset, limit, files)
+    check_seats(preset, seats, context, limit, files)
     return Plan(
         task=preset.task,
         parameters=_parameters(preset),
@@ -120,25 +122,51 @@ def plan_answering(preset: Preset, seats: int = 1, context: int | None = None, r
         data_parallel=preset.parallel.data_parallel,
         model_parallel=preset.parallel.model_parallel,
         recompute=False,
-        memory=answering_memory(preset, seats, context, rounded),
+        memory=answering_memory(preset, seats, context, files),
         memory_limit=limit,
         collectives=tuple(prefill_collectives(preset)),
         seats=seats,
     )
 
 
-def check_seats(preset: Preset, seats: int, context: int | None, limit: int | None, rounded: int | None = None) -> None:
+def _check_computing(preset: Preset, limit: int | None, files: AnsweringFiles) -> str:
+    """What will compute answers here, and why.
+
+    Raises InputError when MindSpore would and cannot: it has no such products, or quantised weights, which become
+    floats for it, exceed `limit` bytes.
+    """
+    device = preset.machine.device
+    rounded = files.rounded is not None or preset.model.weight_bits is not None
+    shared = preset.parallel.model_parallel
+    library, computes = choose_answering(preset.model, device, model_parallel=shared, rounded=rounded)
+    if library is not None:
+        return computes
+    check_types(preset.model, device)
+    weights = answering_memory(preset, files=files).weights
+    if rounded and device == "cpu" and limit is not None and weights > limit:
+        raise InputError(
+            f"weights need {gib(weights)} a device and may use {gib(limit)}; computes: {computes}",
+            where="the memory of this machine",
+            fix="run 'spark13b native build', without SPARK13B_NATIVE=0, and let one process compute in float32 or "
+            "bfloat16",
+        )
+    return computes
+
+
+def check_seats(
+    preset: Preset, seats: int, context: int | None, limit: int | None, files: AnsweringFiles = UNKNOWN
+) -> None:
     """Raise InputError when so many answers at once need more than `limit` bytes a device; None is no limit."""
 
     def needed(preset: Preset, tokens: int) -> Memory:
-        return answering_memory(preset, seats, min(context or tokens, tokens), rounded)
+        return answering_memory(preset, seats, min(context or tokens, tokens), files)
 
-    most = _most_seats(preset, seats, context, limit, rounded)
+    most = _most_seats(preset, seats, context, limit, files)
     if limit is None or most == seats:
         return
     if not most:
         check_fits(preset, needed(preset, preset.model.seq_length), limit, needed, preset.model.seq_length)
-    memory = answering_memory(preset, seats, context, rounded)
+    memory = answering_memory(preset, seats, context, files)
     raise InputError(
         f"{seats} answers at once need {gib(memory.total)} a device and may use {gib(limit)}: "
         f"weights {gib(memory.weights)}, caches {gib(memory.cache)}",
@@ -147,25 +175,30 @@ def check_seats(preset: Preset, seats: int, context: int | None, limit: int | No
     )
 
 
-def check_answering(preset: Preset, seats: int, context: int | None = None) -> None:
-    """Raise InputError, before anything is loaded, when so many answers at once do not fit in an NPU's memory."""
-    if preset.machine.device != "cpu":  # there caches grow as texts do: room for all of them is not needed
-        check_seats(preset, seats, context, memory_limit(preset))
+def check_answering(preset: Preset, seats: int, context: int | None = None, files: AnsweringFiles = UNKNOWN) -> None:
+    """Raise InputError, before anything is loaded, when so many answers at once do not fit in an NPU's memory.
+
+    On a CPU caches grow as texts do, and room for all of them is not needed: only what cannot be is refused.
+    """
+    limit = memory_limit(preset)
+    _check_computing(preset, limit, files)
+    if preset.machine.device != "cpu":
+        check_seats(preset, seats, context, limit, files)
 
 
-def seats_that_fit(preset: Preset, wanted: int, context: int | None = None) -> int:
+def seats_that_fit(preset: Preset, wanted: int, context: int | None = None, files: AnsweringFiles = UNKNOWN) -> int:
     """As many answers at once as the memory holds: at most `wanted`, at least one."""
     if preset.machine.device == "cpu":  # there caches grow as texts do
         return wanted
-    return max(1, _most_seats(preset, wanted, context, memory_limit(preset)))
+    return max(1, _most_seats(preset, wanted, context, memory_limit(preset), files))
 
 
-def _most_seats(preset: Preset, wanted: int, context: int | None, limit: int | None, rounded: int | None = None) -> int:
+def _most_seats(preset: Preset, wanted: int, context: int | None, limit: int | None, files: AnsweringFiles) -> int:
     """The most answers at once, at most `wanted`, that need no more than `limit` bytes; 0: not even one."""
     if limit is None:
         return wanted
     for seats in range(wanted, 0, -1):
-        if answering_memory(preset, seats, context, rounded).total <= limit:
+        if answering_memory(preset, seats, context, files).total <= limit:
             return seats
     return 0
 
