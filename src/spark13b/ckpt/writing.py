@@ -20,7 +20,7 @@ from spark13b.ckpt.shards import INDEX_NAMES, SHARD_NAMES, batches, index_text
 from spark13b.ckpt.tensors import Checkpoint, TensorInfo
 from spark13b.ckpt.torch_writer import TorchWriter
 from spark13b.errors import InputError, JobError
-from spark13b.files import disk_error, replacing
+from spark13b.files import DiskFull, disk_error, replacing
 from spark13b.progress import SILENT, Progress
 
 Format = Literal["ckpt", "safetensors", "torch"]
@@ -170,8 +170,8 @@ def full_disk(path: Path, needed: int | None) -> Iterator[None]:
         yield
     except OSError as error:
         shown = disk_error(error, path)
-        if isinstance(shown, JobError) and needed is not None:
-            shown = JobError(f"the disk is full: {amount(needed)} needed", where=path.parent, fix=shown.fix)
+        if isinstance(shown, DiskFull) and needed is not None:
+            shown = DiskFull(f"the disk is full: {amount(needed)} needed", where=path.parent, fix=shown.fix)
         raise shown from error
 
 

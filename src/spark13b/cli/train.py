@@ -127,15 +127,19 @@ def _train_together(job: Job, workers: Workers, processes: launching.Processes) 
     """Check all that can be checked before anything is started, then start the workers; the run's result."""
     from spark13b.model.device import check_driver
     from spark13b.run_folder import RunFolder
+    from spark13b.train.claim import Claim
     from spark13b.train.run import check, check_start, no_data
 
     if job.data is None:
         raise no_data()
     check(job)
     check_driver(job.preset)
-    if workers.node == 0:
-        check_start(job)
-    return launching.launch(workers, RunFolder(job.output).logs, processes.hang_timeout)
+    with Claim(job.output) as claim:
+        if workers.node == 0:
+            check_start(job)
+            job.output.mkdir(parents=True, exist_ok=True)
+            claim.take()
+        return launching.launch(workers, RunFolder(job.output).logs, processes.hang_timeout)
 
 
 def _preset(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from spark13b.data.mindrecord import read_manifest
 from spark13b.errors import InputError, JobError
-from spark13b.files import check_writable, write_text
+from spark13b.files import DiskFull, check_writable, disk_error, write_text
 from spark13b.progress import SILENT, Progress
 from spark13b.run_folder import RunFolder
 from spark13b.train.base import rounded_base
+from spark13b.train.claim import LOCK, Claim
 from spark13b.train.job import Job, Result
 from spark13b.train.plan import Plan, make_plan
 from spark13b.train.rows import check_rows
@@ -52,7 +54,8 @@ def check_start(job: Job) -> None:
             fix = "add --load BASE: a run's folder or a checkpoint"
             raise InputError("LoRA needs the weights of a base model", fix=fix)
         begun = job.output.is_dir() and not run.is_run()  # empty, or with the logs of workers that came no further
-        if begun and any(path != run.logs for path in job.output.iterdir()):  # --force is for runs alone
+        ours = (run.logs, run.path / LOCK)
+        if begun and any(path not in ours for path in job.output.iterdir()):  # --force is for runs alone
             raise InputError(
                 "the folder holds something that is no training run", where=job.output, fix="choose another --output"
             )
@@ -71,36 +74,73 @@ def train(job: Job, progress: Progress = SILENT, on_step: Callable[[int], None] 
     from spark13b.model.device import check_machine
     from spark13b.model.mesh import processes
     from spark13b.train.environment import record_start
+    from spark13b.train.room import size_of
     from spark13b.train.training import Training
 
     check_machine(job.preset)
-    if processes() == 1:  # else who started them has seen to it, and the first may be at work there
-        check_start(job)
+    run, alone = RunFolder(job.output), processes() == 1
+    with Claim(job.output) as claim:
+        if alone:  # else who started them has seen to it, and the first may be at work there
+            check_start(job)
+            if job.output.is_dir():
+                claim.take()
+        for note in _notes(job, plan):
+            progress.note(f"note: {note}")
+        training = Training(job, job.data, run, progress, on_step)  # reads weights: nothing is written before they fit
+        if training.mesh.world.index == 0:
+            training.check_room(freed=size_of(run) if run.is_run() and not job.resume else 0)
+            if job.resume:
+                write_text(run.preset, job.preset.to_yaml(), force=True)  # --set may have changed it
+            else:
+                run.path.mkdir(parents=True, exist_ok=True)
+                if alone:
+                    claim.take()
+                    check_start(job)  # another run may have come and gone while the weights were read
+                _prepare(job, job.data, run)
+            record_start(run, job, training.state.step)
+        training.wait()
+        if not run.is_run():
+            raise JobError(
+                "this machine does not see the folder that the first one has made for the run",
+                where=run.path,
+                fix="choose an --output that all machines share",
+            )
+        with _told_to_resume(run):
+            return training.run()
 
-    run, every = RunFolder(job.output), job.preset.train.eval_every
-    if every is not None and job.eval_data is None:
-        progress.note("note: train.eval_every does nothing without --eval-data")
-    warm_up, total = job.preset.schedule.warmup_steps, job.preset.schedule.total_steps
+
+def _notes(job: Job, plan: Plan) -> Iterator[str]:
+    """What the run can do with, but its user may not want."""
+    preset, run = job.preset, RunFolder(job.output)
+    if preset.train.eval_every is not None and job.eval_data is None:
+        yield "train.eval_every does nothing without --eval-data"
+    warm_up, total = preset.schedule.warmup_steps, preset.schedule.total_steps
     if total is None and plan.steps is not None and warm_up >= plan.steps:
-        progress.note(
-            f"note: the rate warms up for {warm_up} steps, the run has {plan.steps}: it never reaches schedule.lr; "
+        yield (
+            f"the rate warms up for {warm_up} steps, the run has {plan.steps}: it never reaches schedule.lr; "
             "set schedule.warmup_steps lower"
         )
-    training = Training(job, job.data, run, progress, on_step)  # reads the weights: nothing is written before they fit
-    if training.mesh.world.index == 0:
-        if job.resume:
-            write_text(run.preset, job.preset.to_yaml(), force=True)  # --set may have changed it
-        else:
-            _prepare(job, job.data, run)
-        record_start(run, job, training.state.step)
-    training.wait()
-    if not run.is_run():
-        raise JobError(
-            "this machine does not see the folder that the first one has made for the run",
-            where=run.path,
-            fix="choose an --output that all machines share",
-        )
-    return training.run()
+    if preset.task == "sft" and job.load is None and not job.resume:
+        yield "fine-tuning begins with random weights; --load takes those of a model"
+    if preset.task != "lora" and job.load is not None and job.resume and run.checkpoints():
+        yield "--load is not read: the run goes on with the weights of its own checkpoint"
+
+
+@contextmanager
+def _told_to_resume(run: RunFolder) -> Iterator[None]:
+    """A full disk ends a run that has begun: it goes on with --resume, the same command would begin another one."""
+    try:
+        yield
+    except OSError as error:
+        shown = disk_error(error, run.metrics)
+        if not isinstance(shown, DiskFull):
+            raise
+        raise DiskFull(shown.what, where=run.path, fix=_ROOM) from error
+    except DiskFull as error:
+        raise DiskFull(error.what, where=run.path, fix=_ROOM) from error
+
+
+_ROOM = "free some space; with --resume the run goes on from its newest checkpoint"
 
 
 def _check_same_task(job: Job, run: RunFolder) -> None:
@@ -115,10 +155,9 @@ def _check_same_task(job: Job, run: RunFolder) -> None:
 
 
 def _prepare(job: Job, data: Path, run: RunFolder) -> None:
-    """Make the run's folder, with preset and tokenizer."""
-    run.path.mkdir(parents=True, exist_ok=True)
+    """Fill the run's folder, with preset and tokenizer."""
     for old in run.path.iterdir():
-        if old == run.logs:  # of this very run
+        if old in (run.logs, run.path / LOCK):  # of this very run
             continue
         if old.is_dir() and not old.is_symlink():
             shutil.rmtree(old)

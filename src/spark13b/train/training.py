@@ -37,6 +37,7 @@ from spark13b.train.optimizer import corrected
 from spark13b.train.order import steps_of_order
 from spark13b.train.pace import Pace
 from spark13b.train.recorder import NoRecorder, Recorder
+from spark13b.train.room import check_room, checkpoint_bytes, new_checkpoints, saves_until
 from spark13b.train.rows import RowSource, StepRows, check_rows
 from spark13b.train.schedule import learning_rate
 from spark13b.train.step import make_setup, make_step
@@ -91,6 +92,13 @@ class Training:
                 where=run.path,
                 fix="raise its length (train.steps, epochs or tokens), or begin another run",
             )
+
+    def check_room(self, *, freed: int) -> None:
+        """Raise JobError when the disk has no room for the checkpoints; `freed` bytes go before the first one."""
+        train, step = self.preset.train, self.state.step
+        there = 0 if freed else len(self.run_folder.checkpoints())
+        count = new_checkpoints(there, saves_until(step, self.steps, train.save_every), train.keep_checkpoints)
+        check_room(self.run_folder, checkpoint_bytes(self.model, self.optimizer), count, freed=freed)
 
     def run(self) -> Result:
         """Train to the end, or until Ctrl-C or SIGTERM."""
