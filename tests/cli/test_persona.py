@@ -213,3 +213,11 @@ def test_what_a_teacher_needs_is_asked_for_before_anything_is_begun(tmp_path: Pa
     bare = run("persona", "extract", "--input", tmp_path / "output.txt")
     assert (bare.returncode, bare.stdout) == (2, "")
     assert "SPARK_APP_ID, SPARK_API_KEY and SPARK_API_SECRET are not set" in bare.stderr
+
+
+def test_a_folder_is_no_place_for_answers(tmp_path: Path) -> None:
+    lines_for(tmp_path, 1)
+    openai = ("--teacher", "openai", "--base-url", "http://127.0.0.1:9/v1", "--model", "x")
+    result = run("persona", "extract", "--input", tmp_path / "output.txt", "--output", tmp_path, "--force", *openai)
+    assert result.returncode == 2 and "the output is a folder" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["output.txt"]

@@ -41,6 +41,12 @@ def test_every_example_becomes_a_line(tmp_path: Path, attribute: Path) -> None:
     ]
 
 
+def test_half_a_character_in_an_attribute_is_told(tmp_path: Path, attribute: Path) -> None:
+    attribute.write_text(r'{"姓名": "\ud800"}', encoding="utf-8")
+    with pytest.raises(InputError, match="half a character"):
+        concat(template(tmp_path, {"input": "a", "target": "b"}), attribute, tmp_path / "output.txt")
+
+
 def test_all_broken_lines_are_named_and_nothing_is_written(tmp_path: Path, attribute: Path) -> None:
     good = {"input": "a", "target": "b"}
     lines = template(

@@ -129,7 +129,7 @@ def extract(
     drawing = Drawing(temperature, max_tokens)
     asked = _teacher(teacher, model, base_url, credentials, drawing, timeout)
     pace = Pace(concurrency, rate or None, retries + 1, backoff)
-    errors = errors or output.with_name("data_exception.json")
+    errors = errors or output.parent / "data_exception.json"
     result = run(input, output, errors, asked, pace, force=force, progress=console.TerminalProgress())
     if as_json:
         console.print_json({"output": str(output), "errors": str(errors), "failed": result.failed, **asdict(result)})
@@ -140,7 +140,7 @@ def extract(
             for reason, count in result.failures.items():
                 print(f"  {count:,} x {reason}")
     if not result.answered:
-        raise JobError("no line got an answer", where=errors, fix="see the reasons there")
+        raise JobError("no line got an answer", where=errors, fix="see the reasons there; --force asks again")
 
 
 def _teacher(

@@ -22,12 +22,18 @@ def read_attributes(path: Path) -> dict[str, str]:
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
     except UnicodeDecodeError:
-        raise InputError("the file is not UTF-8", where=path, fix=f"convert it: iconv -f gb18030 '{path}'") from None
+        raise InputError(
+            "the file is not UTF-8", where=path, fix=f"convert it: iconv -f gb18030 -t utf-8 '{path}' > NEW"
+        ) from None
     except (ValueError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else None
         raise InputError(f"the file is not JSON: {error}", where=path, line=line, fix=_FORM) from None
     if not isinstance(found, _Pairs):
         raise InputError("the attributes are not one JSON object", where=path, fix=_FORM)
+    try:
+        "".join(f"{key}{value}" for key, value in found).encode()
+    except UnicodeEncodeError:
+        raise InputError("an attribute holds half a character (\\ud8xx)", where=path, fix="remove the escape") from None
     if not found:
         raise InputError("the file has no attributes", where=path, fix=_FORM)
     attributes: dict[str, str] = {}
