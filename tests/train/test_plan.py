@@ -171,6 +171,12 @@ def test_13b_of_rounded_weights_answers_within_24_gib(bits, weights, there):
     assert answering_memory(values, files=AnsweringFiles(10**9)).weights == 10**9
 
 
+def test_without_the_library_nobody_trains_in_bfloat16_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(native_choice, "find_library", lambda: Found(None, "it is not built"))
+    with pytest.raises(InputError, match="MindSpore has no bfloat16 matrix products on a CPU"):
+        make_plan(preset("cpu-tiny-sft", model__compute_type="bfloat16"))
+
+
 def test_without_the_library_nobody_trains_beside_rounded_weights(monkeypatch):
     """As 'spark13b doctor --preset' says it; 'lora --dry-run' names the file, too."""
     monkeypatch.setattr(native_choice, "find_library", lambda: Found(None, "it is not built"))

@@ -64,7 +64,7 @@ def make_plan(
     `base`: what is known of a quantised one.
 
     For an infer preset it is that of answering a prompt. Raises InputError when the rows do not fit the model's context
-    or its division over devices, or the memory is not enough.
+    or its division over devices, what will compute here cannot do it, or the memory is not enough.
     """
     if preset.task == "infer":
         return plan_answering(preset)
@@ -77,12 +77,15 @@ def make_plan(
         base = RoundedBase.usual(preset.model)
         shared = preset.parallel.model_parallel
         need_native(preset.model, preset.machine.device, None, model_parallel=shared, lora=preset.lora)
+    library, computes = native_trainer(preset, base)
+    if library is None:
+        check_types(preset.model, preset.machine.device)
     limit = memory_limit(preset)
     plan = Plan(
         task=preset.task,
         parameters=parameters,
         trained_parameters=trained,
-        computes=native_trainer(preset, base)[1],
+        computes=computes,
         steps=None if rows is None and preset.train.epochs else run_steps(preset, rows or 0, tokens),
         rows=rows,
         batch_size=rows_a_step(preset),
