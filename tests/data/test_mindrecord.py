@@ -156,6 +156,11 @@ def test_what_is_not_there_is_refused(tmp_path, copy):
     assert error.where == f"{copy}.db"
 
 
+@pytest.mark.parametrize("folder", [".", "/", "..", ""])
+def test_a_folder_is_refused_whatever_its_name(folder):
+    assert refused(Path(folder)).what == "this is a folder, not a MindRecord file"
+
+
 @pytest.mark.parametrize("content", [b"", b"hello" * 100, b"\x05\0\0\0\0\0\0\0{}   ", b"\xff" * 100, b"PK\x03\x04"])
 def test_a_file_that_is_no_mindrecord_is_refused(copy, content):
     copy.write_bytes(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 from spark13b.data.mindrecord import open_rows
+from spark13b.data.preprocess import Options, preprocess_sft
+from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError, JobError
 from spark13b.run_folder import RunFolder
 from spark13b.train import recorder, training
@@ -20,7 +23,7 @@ from spark13b.train.evaluation import Evaluator
 from spark13b.train.job import Evaluation, Job
 from spark13b.train.order import row_order
 from spark13b.train.run import train
-from train.small_run import Notes, small_preset, small_rows
+from train.small_run import GOLDEN, INSTRUCTIONS, Notes, small_preset, small_rows
 
 NAN, INF = math.nan, math.inf
 
@@ -112,6 +115,28 @@ def test_without_eval_every_the_end_alone_is_evaluated(script, evaluations, rows
     notes = Notes()
     train(job(rows, RunFolder(run.path / "other"), train__eval_every=1), notes)
     assert "note: train.eval_every does nothing without --eval-data" in notes.said
+
+
+def test_rows_in_several_files_are_trained_on_under_the_name_of_all(script, run, tmp_path):
+    source, rows = tmp_path / "long.json", tmp_path / "rows.mindrecord"
+    source.write_text(json.dumps(json.loads(INSTRUCTIONS.read_text(encoding="utf-8")) * 30), encoding="utf-8")
+    options = Options(overlong="split", shard_mib=1)
+    preprocess_sft([source], rows, SparkTokenizer.load(GOLDEN / "tokenizer"), 512, options=options)
+    files = [path for path in rows.parent.glob("rows.mindrecord?") if path.name[-1].isdigit()]
+    assert (len(files) > 1, rows.exists()) == (True, False)
+    train(job(rows, run, train__steps=1, model__seq_length=512))
+    (start,) = json.loads(run.environment.read_text())["starts"]
+    assert start["data"]["bytes"] == sum(path.stat().st_size for path in files)
+    assert start["data"]["manifest_sha256"] == sha256(Path(f"{rows}.json").read_bytes()).hexdigest()
+
+
+def test_a_link_to_rows_brings_their_manifest_and_tokenizer(script, rows, run, tmp_path):
+    link = tmp_path / "link.mindrecord"
+    link.symlink_to(rows)
+    train(job(link, run, train__steps=1))
+    assert (run.tokenizer / "tokenizer.model").is_file()
+    (start,) = json.loads(run.environment.read_text())["starts"]
+    assert start["data"]["manifest_sha256"] == sha256(Path(f"{rows}.json").read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

@@ -68,15 +68,19 @@ def files_of(rows_file: Path, shards: int) -> list[Path]:
 
 def first_file(rows_file: Path) -> Path:
     """The file that stands for all of an output: itself, or the first of several."""
+    if rows_file.exists():  # also a folder without a name, such as `.`
+        return rows_file
     first = rows_file.with_name(rows_file.name + "0")
-    return first if not rows_file.exists() and first.exists() else rows_file
+    return first if first.exists() else rows_file
 
 
 def whole_output(rows_file: Path) -> Path:
     """The output that a file belongs to: of FILE2 it is FILE, if that has a manifest of several files.
 
-    MindSpore, too, reads all of them when one is named.
+    MindSpore, too, reads all of them when one is named. A link is the file that it leads to, as it is for `row_info`.
     """
+    if rows_file.is_symlink():
+        rows_file = rows_file.resolve()
     shard = re.fullmatch(r"(.+?)\d+", rows_file.name)
     if shard is None or manifest_path(rows_file).exists():
         return rows_file

@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil
 
-from spark13b.data.manifest import manifest_path, whole_output
+from spark13b.data.manifest import first_file, manifest_path, whole_output
+from spark13b.data.mindrecord_file import read_header
 from spark13b.files import write_text
 from spark13b.run_folder import RunFolder
 from spark13b.train.job import Job
@@ -75,7 +76,9 @@ def _file(path: Path | None) -> dict[str, Any] | None:
         return None
     manifest = manifest_path(whole_output(path))
     fingerprint = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
-    return {"path": str(path.absolute()), "bytes": path.stat().st_size, "manifest_sha256": fingerprint}
+    first = first_file(path).resolve()  # several files may stand behind a name that none of them has
+    size = sum(first.with_name(name).stat().st_size for name in read_header(first).files)
+    return {"path": str(path.absolute()), "bytes": size, "manifest_sha256": fingerprint}
 
 
 def _cpu_model() -> str:
