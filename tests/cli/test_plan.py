@@ -122,6 +122,14 @@ def test_the_plan_counts_the_adapters_that_are_computed_beside_the_weights(
     assert weights(*alone, "--adapter", lora_run) == weights(*alone) + beside
 
 
+def test_the_plan_counts_a_cache_for_each_beam(lora_run: Path, capsys: pytest.CaptureFixture[str]):
+    caches = []
+    for beams in ((), ("--num-beams", "3")):
+        assert run(["infer", "--load", str(lora_run), *beams, "--dry-run", "--json"]) == 0
+        caches.append(json.loads(capsys.readouterr().out)["memory"]["cache"])
+    assert caches[1] == 4 * caches[0]  # and the one where the prompt is read
+
+
 def test_a_plan_of_quantised_weights_without_the_library_is_that_of_floats(
     lora_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -135,6 +143,9 @@ def test_a_plan_of_quantised_weights_without_the_library_is_that_of_floats(
         plans.append(json.loads(capsys.readouterr().out))
     assert plans[0]["memory"] == plans[1]["memory"]
     assert plans[1]["computes"] == f"{plans[0]['computes']}; quantised weights become float32"
+    beside = ("--load", str(tmp_path / "int4.safetensors"), "--adapter", str(lora_run))  # whose preset it is
+    assert run(["infer", *beside, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["memory"]["weights"] == plans[1]["memory"]["weights"] + 4 * 5 * 128
     assert run(["infer", "--preset", "cpu-13b-int4-infer", "--dry-run"]) == 2
     assert "MindSpore has no bfloat16 matrix products on a CPU" in capsys.readouterr().err
     preset = ("--preset", "cpu-13b-int4-infer", "--set", "model.compute_type=float32")

@@ -81,25 +81,6 @@ def infer(
 
     Answers are text; with --prompt-file, --json or --output they are JSON Lines, unless --stream asks for text.
     """
-    if dry_run:
-        from spark13b.cli.plan import show_answering
-
-        show_answering(
-            preset,
-            load,
-            assignments or [],
-            lambda values, files: _seats(batch_size, 1, values, None, files),
-            None,
-            as_json,
-            adapter,
-            merge_adapter,
-            nproc,
-        )
-        return
-    if stream and (as_json or output is not None):
-        raise InputError("--stream shows text; --json and --output write JSON Lines", fix="leave one of them out")
-    if logprobs is not None and (stream or not (as_json or output is not None or prompt_file is not None)):
-        raise InputError("log-probabilities are told in JSON alone", where="--logprobs", fix="add --json")
     drawing = options.Drawing(
         temperature,
         top_k,
@@ -112,6 +93,20 @@ def infer(
         num_beams,
         draft_tokens,
     )
+    if dry_run:
+        from spark13b.cli.plan import answering_preset, show_plan
+        from spark13b.train.answering_files import answering_files
+        from spark13b.train.plan import plan_answering
+
+        values = answering_preset(preset, load, adapter, drawing.options(), assignments or [], nproc)
+        files = answering_files(load, adapter, values.model, merge_adapter)
+        seats = _seats(batch_size, 1, values, None, files)
+        show_plan(plan_answering(values, seats, files=files), as_json)
+        return
+    if stream and (as_json or output is not None):
+        raise InputError("--stream shows text; --json and --output write JSON Lines", fix="leave one of them out")
+    if logprobs is not None and (stream or not (as_json or output is not None or prompt_file is not None)):
+        raise InputError("log-probabilities are told in JSON alone", where="--logprobs", fix="add --json")
 
     def find() -> FoundModel:
         from spark13b.files import check_writable_file

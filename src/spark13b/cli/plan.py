@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from spark13b.cli import console
 from spark13b.cli.sharing import options_for
 from spark13b.config import Preset, load_preset
 from spark13b.errors import InputError
 from spark13b.run_folder import run_around
-from spark13b.train.answering_files import AnsweringFiles, answering_files
 from spark13b.train.fitting import gib
-from spark13b.train.plan import Plan, plan_answering
+from spark13b.train.plan import Plan
 
 
-def show_answering(
+def answering_preset(
     name: str | None,
     load: Path | None,
+    adapter: Path | None,
+    options: Mapping[str, Any],
     assignments: Sequence[str],
-    seats: Callable[[Preset, AnsweringFiles], int],
-    context: int | None,
-    as_json: bool,
-    adapter: Path | None = None,
-    fold: bool = False,
-    nproc: int | None = None,
-) -> None:
-    """Print the plan of answering with a preset, or with that of the run around `load` or `adapter`.
+    nproc: int | None,
+) -> Preset:
+    """The preset to plan answers with: the named one, or that of the run around `load` or `adapter`.
 
-    `adapter` goes beside the weights, or with `fold` into them; `nproc` processes share the model.
+    `nproc` processes share the model. Raises InputError when there is none, or a value breaks a rule.
     """
     runs = map(run_around, filter(None, (load, adapter))) if name is None else ()
     run = next(filter(None, runs), None)
     if name is None and run is None:
         raise InputError("a plan needs a preset", fix="add --preset NAME; 'spark13b preset list' shows them")
-    options = options_for(nproc if name or nproc else 1)  # a run's layout is that of its training
-    preset = load_preset(name or str(run.preset if run else ""), options=options, assignments=assignments)
-    files = answering_files(load, adapter, preset.model, fold)
-    show_plan(plan_answering(preset, seats(preset, files), context, files), as_json)
+    layout = options_for(nproc if name or nproc else 1)  # a run's layout is that of its training
+    return load_preset(name or str(run.preset if run else ""), options={**options, **layout}, assignments=assignments)
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:

@@ -69,19 +69,13 @@ def serve(
     Without --load the model of 'spark13b demo' answers. Ctrl-C finishes the running answers, a second one does not.
     """
     if dry_run:
-        from spark13b.cli.plan import show_answering
+        from spark13b.cli.plan import answering_preset, show_plan
+        from spark13b.train.answering_files import answering_files
+        from spark13b.train.plan import plan_answering
 
-        show_answering(
-            preset,
-            load,
-            assignments or [],
-            lambda values, files: _seats(seats, values, context, files),
-            context,
-            as_json,
-            adapter,
-            merge_adapter,
-            nproc,
-        )
+        values = answering_preset(preset, load, adapter, {}, assignments or [], nproc)
+        files = answering_files(load, adapter, values.model, merge_adapter)
+        show_plan(plan_answering(values, _seats(seats, values, context, files), context, files), as_json)
         return
     if as_json:
         raise InputError("--json is for the plan of --dry-run", fix="add --dry-run, or leave --json out")
