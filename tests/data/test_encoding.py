@@ -124,11 +124,15 @@ def test_many_records_are_encoded_as_one_by_one(monkeypatch):
         ("sft", {"instruction": "a", "output": None}, "no 'output'; it has 'instruction'", "add 'output'"),
         ("sft", {"instruction": "a", "outputs": "b"}, "it has 'instruction', 'outputs'", "mean 'output' by"),
         ("sft", {"output": "b"}, "no 'instruction' or 'input'; it has 'output'", "add"),
+        ("sft", {"prompt": "a", "completion": "b"}, "no 'output'", "--map instruction=prompt --map output=completion"),
+        ("sft", {"question": "a", "output": "b"}, "no 'instruction' or 'input'", "add --map instruction=question"),
+        ("sft", {"input": "a", "answer": "b"}, "no 'output'", "if you mean answer, add --map output=answer"),
         ("sft", {"text": "b"}, "a text has no question and no answer", "preprocess pretrain"),
         ("sft", {}, "no field at all", "add"),
         ("sft", {"instruction": "a", "output": 3}, "'output' must be a string, this is a number", "quotes"),
-        ("pretrain", {"content": "a"}, "no 'output' or 'text'; it has 'content'", "mean 'text' by"),
-        ("pretrain", {"text": ["a"]}, "'text' must be a string, this is an array", "quotes"),
+        ("pretrain", {"content": "a"}, "no 'output' or 'text'; it has 'content'", "--map text=content"),
+        ("pretrain", {"txt": "a"}, "no 'output' or 'text'; it has 'txt'", "mean 'text' by"),
+        ("pretrain", {"text": ["a"]}, "'text' must be a string, this is an array", "write one text"),
         ("pretrain", {"text": "a\ud83d"}, "half a character: \\ud83d", "remove"),
     ],
 )
@@ -234,6 +238,7 @@ def test_fields_and_template_may_be_others():
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
+        ({"messages": []}, "nobody says anything in 'messages'"),
         ({"messages": [{"role": "user", "content": "问"}]}, "'messages' has no answer"),
         ({"messages": [{"role": "assistant", "content": "答"}]}, "does not begin with what the user says"),
         ({"messages": [{"role": "usr", "content": "问"}]}, "nobody is called 'usr'"),

@@ -22,6 +22,11 @@ _LISTS: dict[Format, tuple[str, str, str]] = {  # field of the turns; in each tu
     "sharegpt": ("conversations", "from", "value"),
     "messages": ("messages", "role", "content"),
 }
+_OFTEN = {  # names that other tools give to the fields
+    "instruction": ("prompt", "question", "query", "inputs"),
+    "output": ("completion", "response", "answer", "target", "chosen"),
+    "text": ("content", "document"),
+}
 _USER = {"human", "user", "observation", "tool", "function", "function_response"}
 _ASSISTANT = {"gpt", "assistant", "bot", "model", "chatgpt", "function_call"}
 
@@ -138,7 +143,9 @@ def _listed(record: Record, field: str, who: str, what: str) -> Turns:
             raise record.place.error(
                 f"nobody is called '{side}' in '{field}'", f"write '{near}'" if near else "write user or assistant"
             )
-    if not sides or not sides[0][0]:
+    if not sides:
+        raise record.place.error(f"nobody says anything in '{field}'", "remove the record")
+    if not sides[0][0]:
         raise record.place.error(f"'{field}' does not begin with what the user says", "remove what stands before it")
     if len(sides) < 2:
         raise record.place.error(f"'{field}' has no answer", "add what the assistant says, or remove the record")
@@ -157,7 +164,7 @@ def _content(record: Record, turn: dict[str, Any], field: str, what: str) -> str
         value = "".join(str(part["text"]) for part in value)
     if not isinstance(value, str):
         raise record.place.error(
-            f"'{what}' in '{field}' must be a string, this is {kind_of(value)}: {_shown(turn)}", "write it in quotes"
+            f"'{what}' in '{field}' must be a string, this is {kind_of(value)}: {_shown(turn)}", _a_text(value)
         )
     return _whole(record, value, what)
 
@@ -167,8 +174,12 @@ def _text(record: Record, name: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise record.place.error(f"'{name}' must be a string, this is {kind_of(value)}", "write it in quotes")
+        raise record.place.error(f"'{name}' must be a string, this is {kind_of(value)}", _a_text(value))
     return _whole(record, value, name)
+
+
+def _a_text(value: Any) -> str:
+    return "write one text" if value is None or isinstance(value, list | dict) else "write it in quotes"
 
 
 def _whole(record: Record, text: str, name: str = "history") -> str:
@@ -191,11 +202,25 @@ def _shown(value: Any) -> str:
 
 def _lacks(record: Record, wanted: str, names: tuple[str, ...]) -> InputError:
     found = sorted(name for name, value in record.fields.items() if value is not None)
-    near = _misspelt(found, names)
+    near, elsewhere = _misspelt(found, names), _elsewhere(record, names)
+    if elsewhere:
+        options = " ".join(f"--map {ours}={theirs}" for ours, theirs in elsewhere.items())
+        fix = f"if you mean {' and '.join(elsewhere.values())}, add {options}"
+    else:
+        fix = f"did you mean '{near[1]}' by '{near[0]}'?" if near else f"add {wanted}, or remove the record"
     return record.place.error(
-        f"the record has no {wanted}; it has " + (", ".join(f"'{name}'" for name in found) or "no field at all"),
-        f"did you mean '{near[1]}' by '{near[0]}'?" if near else f"add {wanted}, or remove the record",
+        f"the record has no {wanted}; it has " + (", ".join(f"'{name}'" for name in found) or "no field at all"), fix
     )
+
+
+def _elsewhere(record: Record, names: tuple[str, ...]) -> dict[str, str]:
+    """Our name -> that under which the record seems to have it; of question and answer whichever it lacks."""
+    lacks = [name for name in ("text",) if name in names]
+    if not lacks:
+        asked = any(record.fields.get(name) is not None for name in _QUESTION)
+        lacks = [*(() if asked else _QUESTION[:1]), *(() if record.fields.get(_ANSWER) is not None else (_ANSWER,))]
+    found = {ours: next((name for name in _OFTEN[ours] if record.fields.get(name)), None) for ours in lacks}
+    return {ours: theirs for ours, theirs in found.items() if theirs is not None}
 
 
 def _misspelt(found: list[str], names: tuple[str, ...]) -> tuple[str, str] | None:
