@@ -17,10 +17,12 @@ checkpoints/best          a link to the checkpoint with the smallest loss in an 
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from spark13b.errors import InputError
+from spark13b.files import replacing, write_text
 
 SLICES_MANIFEST = "spark13b-slices.json"  # beside rank_0/, rank_1/, ...: how their tensors are cut
 _STEP = re.compile(r"step-(\d+)")
@@ -114,6 +116,23 @@ def preset_for(preset: str | None, load: Path, adapter: Path | None) -> tuple[st
             fix="add --preset NAME; 'spark13b preset list' shows them",
         )
     return str(run.preset), run
+
+
+def take_along(source: Path, target: Path) -> RunFolder | None:
+    """Copy preset and tokenizer of the run around the weights `source` into the folder of weights `target`.
+
+    `--load target` then finds them. Returns the run; None where there is none, or `target` is a file, or in a run.
+    """
+    run = run_around(source)
+    if run is None or not target.is_dir() or run_around(target) is not None:
+        return None
+    if run.tokenizer.is_dir():
+        with replacing(target / "tokenizer", force=True) as draft:
+            draft.mkdir()
+            for file in run.tokenizer.glob("tokenizer.*"):
+                shutil.copyfile(file, draft / file.name)
+    write_text(target / run.preset.name, run.preset.read_text(encoding="utf-8"), force=True)
+    return run
 
 
 def weights_of(path: Path) -> Path:

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from in_process import Run
 
+from infer.small_run import write_small_run
 from spark13b.ckpt import expected_shapes, open_checkpoint, write_checkpoint
 from spark13b.ckpt.torch_names import to_torch
 from spark13b.config import load_preset
+from spark13b.infer.session import find_model
 
 SPARK = [sys.executable, "-m", "spark13b"]
 PRESET = "cpu-tiny-sft"
@@ -42,6 +44,18 @@ def test_info_tells_parameters_formats_and_presets(spark13b: Run, weights: Path,
     assert summary["parameters"] == count and summary["format"] == "ckpt" and PRESET in summary["presets"]
     assert [tensor["name"] for tensor in summary["tensors"]] == list(tensors)
     assert summary["with_checksum"] == len(tensors)
+
+
+def test_a_folder_of_a_runs_weights_is_loaded_by_its_name_alone(spark13b: Run, tmp_path: Path) -> None:
+    run = write_small_run(tmp_path / "run", model__hidden_size=64)
+    for number, words in enumerate((["ckpt", "quantize", "--bits", 4], ["convert", "dtype"])):
+        made = tmp_path / f"made-{number}"
+        assert f"--load {made} finds them" in spark13b(*words, run, made).stderr.replace("\n", " ")
+        found = find_model(made, None, None, {}, ())
+        assert found.preset.model == find_model(run, None, None, {}, ()).preset.model
+        assert found.tokenizer.fingerprint == find_model(run, None, None, {}, ()).tokenizer.fingerprint
+    spark13b("convert", "dtype", run, tmp_path / "one.safetensors")
+    assert not (tmp_path / "preset.yaml").exists() and not (tmp_path / "tokenizer").exists()
 
 
 def test_a_round_trip_through_every_format_changes_no_bit(

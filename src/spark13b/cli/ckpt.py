@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spark13b.cli import options
-from spark13b.cli.convert import AllowOverflow, EmbedBf16, LayernormBf16, Source, Target, report
+from spark13b.cli.convert import AllowOverflow, EmbedBf16, LayernormBf16, Source, Target, finish, report
 
 if TYPE_CHECKING:
     from spark13b.ckpt.tensors import Checkpoint
@@ -92,7 +92,8 @@ def convert(
                 cast_norms=layernorm_bf16,
                 allow_overflow=allow_overflow,
             )
-        report(write(wanted, target, format, origin=source, shard_size=limit, force=force, progress=progress), json)
+        result = write(wanted, target, format, origin=source, shard_size=limit, force=force, progress=progress)
+    finish(result, json, progress)
 
 
 @app.command(epilog="Example: spark13b ckpt quantize weights weights-int4 --bits 4")
@@ -141,7 +142,7 @@ def quantize(
         result = quantize_checkpoint(
             opened, target, wanted, origin=source, shard_size=limit, force=force, progress=progress
         )
-    report(result, json)
+    finish(result, json, progress)
 
 
 @app.command(epilog="Example: spark13b ckpt info weights")
@@ -333,7 +334,7 @@ def merge_lora(
         result = merged(weights, adapters, wanted)
         if wanted is not None:
             result = with_dtype(result, wanted)
-        report(write(result, target, format, origin=base, force=force, progress=progress), json)
+        finish(write(result, target, format, origin=base, force=force, progress=progress), json, progress)
 
 
 @app.command(

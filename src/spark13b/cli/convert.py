@@ -11,6 +11,7 @@ from spark13b.cli import options
 
 if TYPE_CHECKING:
     from spark13b.ckpt.conversion import Conversion
+    from spark13b.cli.console import TerminalProgress
 
 app = typer.Typer(
     add_completion=False,
@@ -99,7 +100,17 @@ def dtype(
             allow_overflow=allow_overflow,
         )
         format = same_format(weights, target)
-        report(convert(converted, target, format, origin=source, force=force, progress=progress), json)
+        finish(convert(converted, target, format, origin=source, force=force, progress=progress), json, progress)
+
+
+def finish(result: Conversion, as_json: bool, progress: TerminalProgress) -> None:
+    """Let weights of a run be loaded by their folder's name alone, and `report`."""
+    from spark13b.run_folder import take_along
+
+    run = take_along(result.source, result.target)
+    report(result, as_json)
+    if run is not None:
+        progress.note(f"with the preset and the tokenizer of {run.path}: --load {result.target} finds them")
 
 
 def report(result: Conversion, as_json: bool) -> None:
