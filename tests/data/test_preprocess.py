@@ -284,3 +284,13 @@ def test_a_full_disk_is_a_failed_job_that_leaves_nothing(tmp_path, monkeypatch):
         preprocess_pretrain([ALPACA], tmp_path / "rows.mindrecord", TOKENIZER, 256)
     assert "free some space" in caught.value.fix
     assert names(tmp_path) == []
+
+
+def test_a_map_of_a_field_that_no_record_has_is_refused_though_another_could_be_read(tmp_path):
+    records = [{"instruction": "a", "output": "b"}, {"instruction": "a", "output": "b", "answer": "c"}]
+    source, out = write_json(tmp_path / "a.json", records), tmp_path / "rows.mindrecord"
+    with pytest.raises(InputError, match="no record has the field 'anwser'") as caught:
+        preprocess_sft([source], out, TOKENIZER, 64, options=Options(names={"output": "anwser"}))
+    assert (caught.value.where, caught.value.fix) == ("--map output=anwser", "did you mean 'answer'?")
+    assert names(tmp_path) == ["a.json"]
+    preprocess_sft([source], out, TOKENIZER, 64, options=Options(names={"output": "answer"}))  # one has it

@@ -83,6 +83,7 @@ class Encoded:
     flaws: list[InputError]
     ignored_fields: Counter[str]  # and how many records have them
     formats: Counter[str]
+    mapped: Counter[str] = field(default_factory=Counter)  # fields of `names`, and how many records have them
 
 
 class _Item(NamedTuple):
@@ -141,6 +142,7 @@ class Encoder:
     def _turns(self, record: Record, found: Encoded) -> Turns:
         recipe = self._recipe
         if recipe.names:
+            found.mapped.update(record.fields.keys() & recipe.names.values())
             record = renamed(record, recipe.names)
         if recipe.kind == "pretrain":
             turns, form = [("", document(record, recipe.form))], recipe.form or "text"

@@ -37,6 +37,7 @@ class State:
     ledger: Ledger = field(default_factory=Ledger)
     held_out: Ledger = field(default_factory=Ledger)
     formats: Counter[str] = field(default_factory=Counter)
+    mapped: Counter[str] = field(default_factory=Counter)  # of fields under another name: records that have them
     lengths: Counter[int] = field(default_factory=Counter)  # examples by the bits of their number of tokens
     sizes: dict[str, int] = field(default_factory=dict)  # bytes of the job's other files
     pending: Pieces | None = None
@@ -108,7 +109,8 @@ class JobFolder:
             pending = Pieces(file["ids"], file["mask"], file["lengths"]) if "ids" in file else None
         for name in ("ledger", "held_out"):
             values[name] = Ledger(**values[name])
-        values["formats"] = Counter(values["formats"])
+        for name in ("formats", "mapped"):
+            values[name] = Counter(values.get(name))
         values["lengths"] = Counter({int(bits): count for bits, count in values["lengths"].items()})
         values["entries"] = [InputEntry(**entry) for entry in values["entries"]]
         return State(**values, pending=pending)

@@ -14,6 +14,7 @@ from spark13b.data.blocks import Block
 from spark13b.data.duplicates import Seen
 from spark13b.data.encoding import Encoded, Examples, Kind
 from spark13b.data.engine import Encode
+from spark13b.data.fields import FIELDS
 from spark13b.data.job_folder import JobFolder, State
 from spark13b.data.ledger import Ledger
 from spark13b.data.overlong import Pieces, fitted
@@ -22,7 +23,7 @@ from spark13b.data.records import no_records
 from spark13b.data.shards import Shards, errors_path
 from spark13b.data.sources import Sources
 from spark13b.data.spool import Spool
-from spark13b.errors import InputError, JobError
+from spark13b.errors import InputError, JobError, nearest
 
 if TYPE_CHECKING:
     from spark13b.data.preprocess import Options
@@ -102,6 +103,14 @@ class Making:
     def finish(self, sources: Sources) -> None:
         """Write the last rows. Raises InputError when none came out."""
         state, options = self._state, self._options
+        for ours, theirs in options.names.items():
+            if not state.mapped[theirs]:  # a slip of the pen would let other fields be learned in silence
+                near = nearest(theirs, (*state.ledger.ignored_fields, *FIELDS["alpaca"], "text"))
+                raise InputError(
+                    f"no record has the field '{theirs}'",
+                    where=f"--map {ours}={theirs}",
+                    fix=f"did you mean '{near}'?" if near else "name a field of the files, or leave the option out",
+                )
         self._write(self._packer.finish(), self.shards, state.ledger)
         self.shards.close()
         if not state.ledger.rows:
@@ -147,6 +156,7 @@ class Making:
         for name, count in sorted(encoded.ignored_fields.items()):  # sets have another order in each process
             ledger.ignored_fields[name] = ledger.ignored_fields.get(name, 0) + count
         state.formats.update(encoded.formats)
+        state.mapped.update(encoded.mapped)
         self._note_bad(encoded.flaws)
         examples = encoded.examples
         if self._seen is not None:
