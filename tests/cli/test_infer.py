@@ -177,6 +177,13 @@ class TestAnswers:
         code, out, err = infer("你好", "--logprobs", 2)
         assert (code, out) == (2, "") and "add --json" in err
 
+    def test_of_a_beam_search_have_no_alternatives_to_tokens(self, infer: Run) -> None:
+        options = ("你好", "--json", "--num-beams", 2, "--max-new-tokens", 4)
+        code, out, err = infer(*options, "--logprobs", 2)
+        assert (code, out) == (2, "") and "--logprobs 0" in err
+        (record,) = records(infer(*options, "--logprobs", 0)[1])
+        assert all(token["logprob"] < 0 for token in record["logprobs"])
+
     def test_are_the_same_with_guessed_tokens(self, infer: Run) -> None:
         if find_library().library is None:
             pytest.skip("the native library is not built")

@@ -81,6 +81,15 @@ def test_letters_that_the_terminal_lacks_are_shown_by_number():
     assert result.stdout == f"spark13b {__version__}\n\\u4f60\n"
 
 
+def test_what_other_tools_call_a_command_leads_to_one_that_there_is(shown):
+    from spark13b.cli.app import _ELSEWHERE
+
+    for words in _ELSEWHERE.values():
+        command, _, sub = words.partition(" ")
+        assert command in COMMANDS or command in ("--help", "--version")
+        assert not sub or f" {sub} " in shown[command][0]
+
+
 def test_the_version_goes_to_stdout():
     result = process("--version")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"spark13b {__version__}\n", "")
@@ -90,6 +99,8 @@ def test_the_version_goes_to_stdout():
     ("arguments", "says"),
     [
         (["trian"], "did you mean 'train'?"),
+        (["quantize"], "did you mean 'ckpt quantize'?"),
+        (["generate"], "did you mean 'infer'?"),
         (["train", "--prset", "x"], "No such option: --prset"),
         (["train"], "no preset was given"),
         (["train", "--preset", "cpu-tiny-sft"], "no training rows were given"),

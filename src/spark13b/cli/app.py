@@ -32,6 +32,17 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "doctor": ("doctor", "Machines", "Say what this machine has and lacks, and what to do about it."),
 }
 
+# what other tools, or a guess, call a command of ours
+_ELSEWHERE = {
+    **dict.fromkeys(("generate", "run", "ask", "predict", "batch"), "infer"),
+    **dict.fromkeys(("api", "api-server", "server", "webui", "web", "webchat"), "serve"),
+    **dict.fromkeys(("finetune", "fine-tune", "sft", "pretrain"), "train"),
+    **dict.fromkeys(("evaluate", "perplexity"), "eval"),
+    **{name: f"ckpt {name}" for name in ("quantize", "merge", "merge-lora", "extract-lora", "split", "info", "diff")},
+    "help": "--help",
+    "version": "--version",
+}
+
 _EPILOG = (
     'Example: spark13b demo, then spark13b infer "你是谁？"\n\nPresets: spark13b preset list. '
     "A command's options: spark13b COMMAND --help."
@@ -81,7 +92,7 @@ class LazyGroup(SparingFlags, TyperGroup):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from spark13b.errors import InputError, nearest
 
-            near = nearest(args[0], COMMANDS)
+            near = _ELSEWHERE.get(args[0]) or nearest(args[0], COMMANDS)
             fix = f"did you mean '{near}'? " if near else ""
             raise InputError(f"there is no command '{args[0]}'", fix=f"{fix}see 'spark13b --help'")
         return super().resolve_command(ctx, args)

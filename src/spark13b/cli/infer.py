@@ -118,7 +118,11 @@ def infer(
         if prompt_file is not None:
             read_prompts(prompt_file)  # a broken line is found before anything is started
         changes = drawing.options() | sharing.options_for(nproc)
-        return find_model(load, preset, tokenizer, changes, assignments or [], adapter)
+        found = find_model(load, preset, tokenizer, changes, assignments or [], adapter)
+        if logprobs and found.preset.generation.num_beams > 1:
+            fix = "--logprobs 0 tells those of its tokens alone"
+            raise InputError("a beam search tells no alternatives to its tokens", where="--logprobs", fix=fix)
+        return found
 
     def work(found: FoundModel, part: sharing.Part) -> None:
         from spark13b.infer.session import Session
