@@ -70,15 +70,15 @@ def answer(preset: str, weights: Path, rounds: int, assignments: list[str]) -> d
     start = time.perf_counter()
     from spark13b.ckpt import open_checkpoint
     from spark13b.config import load_preset
-    from spark13b.infer.mapped_model import map_native
     from spark13b.infer.native_decoder import NativeDecoder
+    from spark13b.infer.native_model import open_native
     from spark13b.native.library import find_library
 
     library = find_library().library
     assert library is not None, "build it: spark13b native build"
     config = load_preset(preset, assignments=assignments).model
     with open_checkpoint(weights) as base:
-        decoder = NativeDecoder(map_native(base, config, library), 1024, 0, 512)
+        decoder = NativeDecoder(open_native(base, config, library), 1024, 0, 512)
     ids = np.random.default_rng(0).integers(0, config.vocab_size, PROMPT).tolist()
     ready = time.perf_counter() - start
     decoder.read(ids[:1], 0)

@@ -71,9 +71,8 @@ def answer(weights: Path, rounds: int, assignments: list[str]) -> dict[str, Any]
     """In a process of its own."""
     from spark13b.ckpt import open_checkpoint
     from spark13b.config import load_preset
-    from spark13b.infer.mapped_model import map_native
     from spark13b.infer.native_decoder import NativeDecoder
-    from spark13b.infer.native_model import NativeAdapters
+    from spark13b.infer.native_model import NativeAdapters, open_native
     from spark13b.model.names import adapter_shapes
     from spark13b.native.library import find_library
 
@@ -84,7 +83,7 @@ def answer(weights: Path, rounds: int, assignments: list[str]) -> dict[str, Any]
     arrays = {name: 0.01 * rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     with open_checkpoint(weights) as base:
         models = [
-            map_native(base, preset.model, library, adapters)
+            open_native(base, preset.model, library, adapters)
             for adapters in (None, NativeAdapters(preset.lora, arrays))
         ]
     decoders = [NativeDecoder(model, 1024, 0, PROMPT) for model in models]

@@ -28,12 +28,12 @@ from spark13b.native.weights import Weights
 
 
 def as_stored(weights: np.ndarray, stored: str) -> Matrix:
-    """Weights in the number format `stored`: float32, bfloat16, or int8 or int4 with the group's size after a dash."""
+    """Weights in the number format `stored`: a float's, or int8 or int4 with the group's size after a dash."""
     name, _, group = stored.partition("-")
     if group:
         return quantize(np.ascontiguousarray(weights, np.float32), int(name.removeprefix("int")), int(group))
     array = np.ascontiguousarray(weights, np.float32)
-    return Matrix(array if name == "float32" else array.astype(BFLOAT16).view(np.uint16))
+    return Matrix(array.astype(BFLOAT16).view(np.uint16) if name == "bfloat16" else array.astype(name))
 
 
 def widened(matrix: Matrix) -> np.ndarray:
@@ -66,14 +66,23 @@ class Texts:
         self.twin = NumpyModel(self.config, arrays)
         cos, sin = (table.astype(np.float32) for table in rope_table(self.config))
         ordered = {name: matrices.get(name, np.ascontiguousarray(arrays[name], np.float32)) for name in names}
-        self.parameters = list(ordered.values())
-        self.weights = Weights(self.parameters, cos, sin, self.config.num_heads, self.config.layernorm_epsilon)
+        self.tables = cos, sin
+        self.use(list(ordered.values()))
         ring = (count, self.config.num_layers, 2, self.config.num_heads * self.slots, self.config.head_size)
         self.rings = np.zeros(ring, BFLOAT16 if halves else np.float32)
         self.halves = halves
         flat = self.rings.reshape(-1, *self.rings.shape[3:])
         self.addresses = addresses_of(list(flat)).reshape(count, -1, 2)
         self.library = library
+
+    def use(self, parameters: list[np.ndarray | Matrix]) -> None:
+        """Compute with other parameters from here on."""
+        self.parameters = parameters
+        self.weights = Weights(parameters, *self.tables, self.config.num_heads, self.config.layernorm_epsilon)
+
+    def hold_float32(self) -> None:
+        """The same numbers, each matrix as float32."""
+        self.use([widened(one).astype(np.float32) if isinstance(one, Matrix) else one for one in self.parameters])
 
     def step(self, texts: list[int], ids: list[int], positions: list[int], threads: int = 1, **more: int) -> np.ndarray:
         """One token of some of the texts."""
@@ -131,7 +140,7 @@ def test_logits_are_those_of_the_formulas_for_odd_shapes_on_every_set_of_instruc
         np.testing.assert_allclose(grown(texts, ids, level=level), expected, atol=1e-4)
 
 
-TYPES = ("bfloat16", *(f"int{bits}-{group}" for bits in (8, 4) for group in (32, 64, 128)))
+TYPES = ("bfloat16", "float16", *(f"int{bits}-{group}" for bits in (8, 4) for group in (32, 64, 128)))
 WHOLE = {"hidden_size": 256, "num_heads": 4, "ffn_hidden_size": 768}  # widths that every type can have
 
 
@@ -151,6 +160,30 @@ def test_weights_of_every_type_are_widened_exactly_and_all_sums_are_float32(
             # whole numbers: inputs have 16 bits, and these random logits of up to 13 lose 1/2000 of it
             tolerance = 1e-2 if instructions["vnni"] and "-" in stored else 1e-4
             np.testing.assert_allclose(grown(texts, ids, **instructions), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float16"])
+def test_every_number_of_16_bits_is_widened_exactly(native_library: Library, stored: str) -> None:
+    """One product by 1 of each, subnormal and infinite ones, too; what is no number stays none."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(BFLOAT16 if stored == "bfloat16" else np.float16)
+    expected = every.astype(np.float32)
+    for level in range(native_library.best + 1):
+        for width in (1, 16):  # a part of a vector, and whole ones
+            wide, out = np.zeros((len(every), width), every.dtype), np.empty((1, len(every)), np.float32)
+            wide[:, 0] = every
+            one = np.zeros((1, width), np.float32)
+            one[0, 0] = 1.0
+            decode_product(native_library, Matrix(wide), one, out, threads=1, level=level)
+            np.testing.assert_array_equal(out[0], expected)
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float16"])
+def test_weights_of_16_bits_have_the_bits_of_the_same_weights_in_float32(native_library: Library, stored: str) -> None:
+    narrow, wide = (Texts(native_library, 9, stored=stored, vocab_size=301, **WHOLE) for _ in range(2))
+    wide.hold_float32()
+    ids = random_ids(9, 3)
+    for level in range(native_library.best + 1):
+        np.testing.assert_array_equal(grown(narrow, ids, level=level), grown(wide, ids, level=level))
 
 
 @pytest.mark.parametrize("group", [32, 64, 128])
@@ -333,11 +366,13 @@ class TestRefusedBeforeTheLibraryIsCalled:
             (3, good[3].astype(np.float64)),
             (3, good[3].T),
             (3, good[3].astype(BFLOAT16).T),
+            (3, good[3].astype(np.float16).T),
             (4, good[4][:-1]),
             (4, good[4].astype(BFLOAT16)),
+            (4, good[4].astype(np.float16)),
             (0, np.asfortranarray(good[0])),
         ):
-            with pytest.raises(ValueError, match=f"parameter {number} must be (float32|bfloat16)"):
+            with pytest.raises(ValueError, match=f"parameter {number} must be (float32|bfloat16|float16)"):
                 Weights([*good[:number], wrong, *good[number + 1 :]], *tables, 3, 1e-5)
         with pytest.raises(ValueError, match="38 parameters are not those of a model"):
             Weights(good[:-1], *tables, 3, 1e-5)

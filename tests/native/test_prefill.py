@@ -98,6 +98,18 @@ def test_products_of_bfloat16_are_off_by_its_rounding(stored: str, native_librar
     np.testing.assert_allclose(exact, expected, atol=1e-4)  # bfloat16 weights are exact in float32 products
 
 
+@pytest.mark.parametrize("stored", ["bfloat16", "float16"])
+def test_prompts_have_the_same_bits_beside_weights_of_16_bits_as_of_float32(
+    stored: str, native_library: Library
+) -> None:
+    shape = {"hidden_size": 192, "ffn_hidden_size": 402, "seq_length": 300, "vocab_size": 301}
+    narrow, wide = (Texts(native_library, 1, stored=stored, **shape) for _ in range(2))
+    wide.hold_float32()
+    ids, parts = random_ids(1, 240)[0], [1, 2, 8, 9, 20, 70, 130]
+    for level in range(native_library.best + 1):
+        np.testing.assert_array_equal(read(narrow, ids, parts, level=level), read(wide, ids, parts, level=level))
+
+
 @pytest.mark.parametrize("stored", ["int8-64", "int4-32"])
 def test_prompts_of_any_length_are_multiplied_by_whole_numbers(stored: str, native_library: Library) -> None:
     if not native_library.vnni:

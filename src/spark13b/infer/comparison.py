@@ -16,8 +16,8 @@ from spark13b.ckpt.opening import open_checkpoint
 from spark13b.ckpt.torch_names import with_own_names
 from spark13b.config.model import SparkConfig
 from spark13b.errors import InputError, JobError
-from spark13b.infer.mapped_model import map_native
 from spark13b.infer.native_decoder import NativeDecoder
+from spark13b.infer.native_model import open_native
 from spark13b.model.names import match_names
 from spark13b.native.library import find_library
 
@@ -60,7 +60,7 @@ def compare(load: Path, base: Path, config: SparkConfig, rows: Rows) -> Comparis
     Each computes with its weights as they are stored, in float32. Raises InputError when names or shapes do not fit,
     JobError without the native library.
     """
-    config = config.model_copy(update={"compute_type": "float32"})
+    config = config.model_copy(update={"compute_type": "float32", "embedding_init_type": "float32"})
     one, two = (_Reader(path, config) for path in (load, base))
     sums, tokens = np.zeros(3), 0
     for ids, counts in rows:
@@ -87,7 +87,7 @@ class _Reader:
             raise JobError(f"the native library compares models, and {found.reason}", fix="run 'spark13b native build'")
         with with_own_names(open_checkpoint(path)) as checkpoint:
             match_names(checkpoint.shapes(), config, where=path)
-            model = map_native(checkpoint, config, found.library)
+            model = open_native(checkpoint, config, found.library)
         self._decoder = NativeDecoder(model, config.cache_slots, 0, _PART)
 
     def read(self, ids: np.ndarray, start: int) -> np.ndarray:

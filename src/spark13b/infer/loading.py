@@ -12,8 +12,7 @@ from spark13b.ckpt.quantized import QuantizedCheckpoint, need_quantized, refuse_
 from spark13b.ckpt.streams import read_into
 from spark13b.ckpt.tensors import Checkpoint
 from spark13b.config.model import SparkConfig
-from spark13b.infer.mapped_model import map_native
-from spark13b.infer.native_model import NativeModel, read_adapters, read_native
+from spark13b.infer.native_model import NativeModel, open_native, read_adapters
 from spark13b.model.device import Device, check_machine, surely_cpu
 from spark13b.model.mesh import ALONE, Mesh
 from spark13b.model.names import match_names
@@ -39,9 +38,7 @@ def load_model(found: FoundModel, fold: bool = False) -> tuple[SparkForCausalLM 
         device: Device = "cpu" if surely_cpu() else "ascend"
         if library is not None and answering_problem(config, device, 1) is None:
             adapters = None if fold or parts.adapters is None else read_adapters(parts.adapters, config)
-            if isinstance(base, QuantizedCheckpoint):
-                return map_native(base, config, library, adapters), parts.doubt()
-            return read_native(base, config, library, adapters), parts.doubt()
+            return open_native(base, config, library, adapters), parts.doubt()
         doubts = [parts.doubt(), _widened(base, config)]
         return _load_graphs(base, parts, config, ALONE, fold), "; ".join(filter(None, doubts)) or None
 

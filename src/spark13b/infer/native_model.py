@@ -9,7 +9,7 @@ import numpy as np
 
 from spark13b.ckpt.adapters import Adapters
 from spark13b.ckpt.dtypes import to_float32
-from spark13b.ckpt.streams import read_into
+from spark13b.ckpt.mapping import answering_parameters
 from spark13b.ckpt.tensors import Checkpoint
 from spark13b.config.model import SparkConfig
 from spark13b.config.sections import LoraConfig
@@ -17,9 +17,7 @@ from spark13b.model.names import adapter_names, adapter_shapes, expected_shapes,
 from spark13b.model.native_choice import describe_library
 from spark13b.model.native_weights import native_weights
 from spark13b.native.library import Library
-from spark13b.native.matrix import BFLOAT16, Matrix
-
-_TYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
+from spark13b.native.matrix import Matrix
 
 
 @dataclass(frozen=True)
@@ -75,18 +73,8 @@ def read_adapters(adapters: Adapters, config: SparkConfig) -> NativeAdapters:
     return NativeAdapters(adapters.lora, {name: to_float32(adapters.tensors.read(name)) for name in names})
 
 
-def read_native(
+def open_native(
     base: Checkpoint, config: SparkConfig, library: Library, adapters: NativeAdapters | None = None
 ) -> NativeModel:
-    """The model of a checkpoint whose names fit: matrices in the compute type, the embedding in its own.
-
-    Weights are read a piece at a time into their place, so that nothing is held twice.
-    """
-    parameters: dict[str, np.ndarray | Matrix] = {}
-    for name, shape in expected_shapes(config).items():
-        kind = config.embedding_init_type if is_embedding(name) else config.compute_type
-        dtype = _TYPES[kind] if len(shape) == 2 else np.dtype(np.float32)
-        array = np.empty(shape, dtype)
-        read_into(base, name, array)
-        parameters[name] = array
-    return NativeModel(config, parameters, library, adapters)
+    """The model of a checkpoint whose names fit. Its weights stay when `base` is closed."""
+    return NativeModel(config, answering_parameters(base, config), library, adapters)

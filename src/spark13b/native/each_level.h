@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "bfloat16.h"
+#include "float16.h"
 #include "levels.h"
 
 #ifdef __x86_64__
@@ -36,7 +37,7 @@ namespace baseline {
 #ifdef __x86_64__
 #if !defined(ONLY_LEVEL) || ONLY_LEVEL == 1
 namespace avx2 {
-#define KERNEL __attribute__((target("avx2,fma")))
+#define KERNEL __attribute__((target("avx2,fma,f16c")))
 #define LEVEL 1
 #define LANES 8
 #include "vectors.h"
@@ -49,7 +50,7 @@ namespace avx2 {
 
 #if !defined(ONLY_LEVEL) || ONLY_LEVEL == 2
 namespace avx512 {
-#define KERNEL __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl" WHOLE_VECTORS)))
+#define KERNEL __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl" WHOLE_VECTORS)))
 #define LEVEL 2
 #define LANES 16
 #include "vectors.h"

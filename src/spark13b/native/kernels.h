@@ -2,7 +2,7 @@
 //
 // Every number is a sum in an order that depends on the lengths alone: not on the other texts of the batch, nor on who
 // computes it. A dot product is one vector accumulator from left to right, then its lanes by halves; strips.h and vnni.h have
-// int8 and int4. Weights of float32 and bfloat16 are widened; inputs, products and sums are float32.
+// int8 and int4. Weights of bfloat16 and float16 are widened; inputs, products and sums are float32.
 
 #include "stored.h"
 
@@ -78,6 +78,7 @@ KERNEL static void linear(const Matrix& w, const float* bias, const float* x, in
     switch (w.type) {
         case kFloat32: linear_of<StoredNumbers<float>>(w, bias, x, texts, in, adds, y, y_stride, begin, end); break;
         case kBfloat16: linear_of<StoredNumbers<uint16_t>>(w, bias, x, texts, in, adds, y, y_stride, begin, end); break;
+        case kFloat16: linear_of<StoredNumbers<Float16>>(w, bias, x, texts, in, adds, y, y_stride, begin, end); break;
         case kInt8: linear_of_strips<QuadsInt8>(w, bias, rows, texts, in, adds, y, y_stride, begin, end); break;
         case kInt4: linear_of_strips<QuadsInt4>(w, bias, rows, texts, in, adds, y, y_stride, begin, end); break;
     }
@@ -88,6 +89,7 @@ KERNEL static void row(const Matrix& w, int64_t which, int64_t in, float* out) {
     switch (w.type) {
         case kFloat32: StoredNumbers<float>::row(w, which, in, out); break;
         case kBfloat16: StoredNumbers<uint16_t>::row(w, which, in, out); break;
+        case kFloat16: StoredNumbers<Float16>::row(w, which, in, out); break;
         case kInt8: row_of_strip<QuadsInt8>(w, which, in, out); break;
         case kInt4: row_of_strip<QuadsInt4>(w, which, in, out); break;
     }

@@ -14,9 +14,12 @@
 #define WHOLE_VECTORS ",prefer-vector-width=512"
 #endif
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
+
 #if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define SPARK13B_TILES  // the compiler knows AMX
-#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -45,7 +48,9 @@ inline int find_level() {
 #endif
         return 2;
     }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+    unsigned a, b, c, d;
+    const bool float16 = __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);  // F16C
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && float16) return 1;
 #endif
     return 0;
 }

@@ -1,4 +1,4 @@
-"""A matrix of weights as the native library reads it: float32, bfloat16, or whole numbers with scales (weights.h)."""
+"""A matrix of weights as the native library reads it: of floats, or whole numbers with scales (weights.h)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ import ml_dtypes
 import numpy as np
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-TYPES = {"float32": 0, "bfloat16": 1, "uint16": 1, "int8": 2, "uint8": 3}  # NumPy's type -> the library's number
+# NumPy's type -> the library's number
+TYPES = {
+    "float32": 0,
+    "bfloat16": 1,
+    "uint16": 1,
+    "int8": 2,
+    "uint8": 3,
+    "float16": 4,
+}  # NumPy's type -> the library's number
 
 
 @dataclass(frozen=True)
 class Matrix:
     """Weights (outputs, inputs).
 
-    `array` is float32; bfloat16 (or its bits as uint16); int8; or uint8 (outputs, inputs / 2), two weights a byte.
-    `scales` (outputs, inputs / group), bfloat16 or its bits, one for `group` inputs, belong to the last two.
+    `array` is float32; bfloat16 (or its bits as uint16); float16, but in training; int8; or uint8 (outputs,
+    inputs / 2), two weights a byte. `scales` (outputs, inputs / group), bfloat16 or its bits, one for `group` inputs,
+    belong to the last two.
     """
 
     array: np.ndarray

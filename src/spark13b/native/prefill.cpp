@@ -68,7 +68,7 @@ class Prefill {
           inputs_(pool, level, vnni, count, std::max(shape.hidden, shape.mlp)),
           beside_(pool, level, adapters, count <= kFew ? count : 0) {
         const int64_t hidden = shape.hidden, mlp = shape.mlp;
-        if (!plan(hidden, hidden, false, true)) type_ = kFloat32;  // nobody multiplies bfloat16
+        if (!plan(hidden, hidden, false, true, type_)) type_ = kFloat32;  // nobody multiplies bfloat16
         x_.resize(rows_ * hidden);
         q_.resize(rows_ * hidden);
         k_.resize(rows_ * hidden);
@@ -175,12 +175,21 @@ class Prefill {
         float* to;  // (rows, outputs)
     };
 
-    // Null where nobody can compute it.
-    const Product* plan(int64_t outputs, int64_t inputs, bool adds, bool bias) const {
-        return Product::plan({rows_, outputs, inputs, {type_, inputs, 1}, {type_, 1, inputs}, {kFloat32, outputs, 1},
+    // Of weights of `type`. Null where nobody can compute it.
+    const Product* plan(int64_t outputs, int64_t inputs, bool adds, bool bias, int32_t type) const {
+        return Product::plan({rows_, outputs, inputs, {type_, inputs, 1}, {type, 1, inputs}, {kFloat32, outputs, 1},
                               bias, adds},
                              level_);
     }
+
+    // Of a matrix of 16 bits one that widens it, where there is one; else of unpacked weights.
+    const Product* product_of(const Task& task, int64_t outputs, int64_t inputs, bool adds) const {
+        const bool narrow = type_ == kFloat32 && bits_of(task.w.type) == 16, bias = task.bias != nullptr;
+        const Product* widens = narrow ? plan(outputs, inputs, adds, bias, task.w.type) : nullptr;
+        return widens ? widens : plan(outputs, inputs, adds, bias, type_);
+    }
+
+    static bool lies_ready(const Matrix& w, const Product* product) { return product && product->shape().b.type == w.type; }
 
     // Rotate a head's query and key, which begin at q_[at] and k_[at].
     void turn_row(int64_t at, int64_t position, int64_t size, const float* cos, const float* sin) {
@@ -220,12 +229,14 @@ class Prefill {
     // Products of the same sizes side by side: to (rows, outputs) = or += from (rows, inputs) W^T + bias.
     void multiply(const std::vector<Task>& tasks, const std::vector<float>& from, int64_t outputs, int64_t inputs, bool adds) {
         bool whole = whole_ && (type_ == kFloat32 || level_ < kTileLevel || count_ < kManyForTiles), lie_ready = true;
+        for (const Task& task : tasks) whole &= task.w.group != 0;
+        std::vector<const Product*> products;
         for (const Task& task : tasks) {
-            whole &= task.w.group != 0;
-            lie_ready &= task.w.type == type_;
+            if (whole || count_ <= kFew) break;
+            products.push_back(product_of(task, outputs, inputs, adds));
+            lie_ready &= lies_ready(task.w, products.back());
         }
-        const Product* product = whole || count_ <= kFew ? nullptr : plan(outputs, inputs, adds, tasks[0].bias != nullptr);
-        if (!product) {
+        if (products.empty() || !products[0]) {
             std::vector<const Matrix*> matrices;
             for (const Task& task : tasks) matrices.push_back(&task.w);
             inputs_.take(from.data(), count_, inputs, matrices);
@@ -235,12 +246,15 @@ class Prefill {
         }
         const void* operand = operand_of(from, inputs);
         std::vector<Multiplication> all;
-        for (const Task& task : tasks) all.push_back({product, operand, task.w.data, task.bias, task.to});
+        for (size_t i = 0; i < tasks.size(); ++i)
+            all.push_back({products[i], operand, tasks[i].w.data, tasks[i].bias, tasks[i].to});
         Columns columns;
         if (!lie_ready) {
-            make_room(product->column_size(), inputs);
+            make_room(products[0]->column_size(), inputs);
             columns = [&](int64_t number, const Product::Piece& piece, int worker) {
-                return panel_of(tasks[number].w, piece.column, piece.columns, inputs, worker);
+                const Matrix& w = tasks[number].w;
+                return lies_ready(w, products[number]) ? row_of(w, piece.column, inputs)
+                                                       : panel_of(w, piece.column, piece.columns, inputs, worker);
             };
         }
         good_ &= ::multiply(pool_, all.data(), all.size(), columns);
@@ -297,9 +311,12 @@ class Prefill {
         return (rows * inputs * bytes_of(type_) + 63) / 64 * 16;
     }
 
-    // Rows of a matrix in the products' type: where they lie, or unpacked.
+    static const void* row_of(const Matrix& w, int64_t which, int64_t inputs) {
+        return static_cast<const char*>(w.data) + which * inputs * bytes_of(w.type);
+    }
+
+    // Rows of a matrix in the products' type, unpacked.
     const void* panel_of(const Matrix& w, int64_t first, int64_t rows, int64_t inputs, int worker) {
-        if (w.type == type_) return static_cast<const char*>(w.data) + first * inputs * bytes_of(type_);
         float *panel = panels_[worker].data(), *wide = panel + panel_size(rows, inputs);
         if (w.group != 0 && first % kStrip == 0 && (rows % kStrip == 0 || first + rows == w.outputs)) {
             for (int64_t r = 0; r < rows; r += kStrip)

@@ -91,6 +91,7 @@ const Product* Product::plan(const Shape& shape, int level) {
     if (known != plans->end()) return known->second.get();
     // Packing would cost more than it saves for so few rows, which oneDNN multiplies as they lie.
     const bool few = shape.rows < 64;
+    if (shape.a.type != shape.b.type && (few || tiles)) return nullptr;  // only vectors widen
     std::unique_ptr<Product> made = few ? onednn_product(shape) : nullptr;
     if (!made && tiles) made = tile_product(shape);
     if (!made) made = vector_product(shape, level);

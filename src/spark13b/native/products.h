@@ -12,8 +12,8 @@
 #include "pool.h"
 #include "weights.h"
 
-// How a matrix lies in memory: kFloat32 or kBfloat16, and the elements from a row to the next and from a column to the
-// next, of which one is 1.
+// How a matrix lies in memory: its type, and the elements from a row to the next and from a column to the next, of which one is
+// 1. kFloat32 or kBfloat16; B also kFloat16, and either of 16 bits beside an A of float32.
 struct Layout {
     int32_t type;
     int64_t row, column;

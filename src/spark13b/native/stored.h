@@ -1,4 +1,4 @@
-// How weights of float32 and bfloat16 are read, for each set of instructions: see each_level.h. Part of kernels.h.
+// How weights of float32, bfloat16 and float16 are read, for each set of instructions: see each_level.h. Part of kernels.h.
 //
 // `add` adds, for ROWS rows of W from row `o` on and TEXTS rows of x, all products of a row to one vector of sums each, and
 // asks the memory for the ROWS rows that come next: short rows are beyond what processors look ahead by themselves.
@@ -38,6 +38,6 @@ struct StoredNumbers {
 
     KERNEL static inline void row(const Matrix& matrix, int64_t o, int64_t in, float* out) {
         const Element* w = static_cast<const Element*>(matrix.data) + o * in;
-        for (int64_t i = 0; i < in; ++i) out[i] = widened(w[i]);
+        for (int64_t i = 0; i < in; i += LANES) put(out + i, take(w + i, in - i), in - i);
     }
 };

@@ -9,7 +9,8 @@ constexpr int kTall = 4, kWide = 3;  // 4 x 3, 3 and 1: 16 of 16
 #endif
 
 // `count` <= LANES rows of `depth` <= LANES numbers become columns, `to_row` apart; zeros beside them.
-KERNEL static inline void transpose_some(const float* from, int64_t row, int64_t count, int64_t depth, float* to,
+template <class Number>
+KERNEL static inline void transpose_some(const Number* from, int64_t row, int64_t count, int64_t depth, float* to,
                                          int64_t to_row) {
     Vector square[LANES];
     for (int i = 0; i < LANES; ++i) square[i] = i < count ? take(from + i * row, depth) : Vector{};
@@ -58,17 +59,27 @@ KERNEL static void pack_left(const float* a, Strides strides, int64_t rows, int6
 }
 
 // `columns` <= kWide vectors of B -> a panel, with zeros beside them to the next whole vector.
-KERNEL static void pack_right(const float* b, Strides strides, int64_t columns, int64_t depth, float* to) {
+template <class Number>
+KERNEL static void pack_numbers(const Number* b, const Layout& lies, int64_t columns, int64_t depth, float* to) {
     const int64_t width = (columns + LANES - 1) / LANES * LANES;
-    if (strides.column == 1) {
+    if (lies.column == 1) {
         for (int64_t d = 0; d < depth; ++d)
-            for (int64_t j = 0; j < width; j += LANES) store(to + d * width + j, take(b + d * strides.row + j, columns - j));
+            for (int64_t j = 0; j < width; j += LANES) store(to + d * width + j, take(b + d * lies.row + j, columns - j));
         return;
     }
     for (int64_t j = 0; j < width; j += LANES)
         for (int64_t d = 0; d < depth; d += LANES)
-            transpose_some(b + j * strides.column + d, strides.column, columns - j, std::min<int64_t>(LANES, depth - d),
+            transpose_some(b + j * lies.column + d, lies.column, columns - j, std::min<int64_t>(LANES, depth - d),
                            to + d * width + j, width);
+}
+
+KERNEL static void pack_right(const void* b, const Layout& lies, int64_t columns, int64_t depth, float* to) {
+    if (lies.type == kBfloat16)
+        pack_numbers(static_cast<const uint16_t*>(b), lies, columns, depth, to);
+    else if (lies.type == kFloat16)
+        pack_numbers(static_cast<const Float16*>(b), lies, columns, depth, to);
+    else
+        pack_numbers(static_cast<const float*>(b), lies, columns, depth, to);
 }
 
 // Of A's panels rows are ROW numbers apart, and depths DEPTH.
@@ -80,7 +91,7 @@ KERNEL static inline void multiply_panels(const float* left, int64_t panel, int6
     const int64_t tiles = (rows + kTall - 1) / kTall, runs = (ahead.runs + tiles - 1) / tiles;
     for (int64_t r = 0; r < rows; r += kTall, left += panel, sums += kTall * kRow) {
         for (int64_t i = 0; i < std::min(runs, ahead.runs); ++i, ahead.first += ahead.row)
-            for (int64_t j = 0; j < ahead.length; j += 16) __builtin_prefetch(ahead.first + j, 0, 2);
+            for (int64_t j = 0; j < ahead.length; j += 64) __builtin_prefetch(ahead.first + j, 0, 2);
         ahead.runs -= runs;
         for (int64_t i = 0; result && i < std::min<int64_t>(kTall, rows - r); ++i)
             for (int64_t j = 0; j < columns; j += 16) __builtin_prefetch(result->c + (r + i) * result->row + j, 1);

@@ -1,5 +1,5 @@
 // Products of float32 by vectors (vector_product_kernels.h), in the way of Goto and van de Geijn ("Anatomy of
-// high-performance matrix multiplication", 2008).
+// high-performance matrix multiplication", 2008). B may have 16 bits, and is widened where it is packed.
 //
 // A is packed before, once for all pieces. A piece goes through the depth in parts, and through its columns a panel at a
 // time: the panel of B is packed, and stays in the first cache while all rows of that part of A pass, which stay in the
@@ -35,16 +35,16 @@ struct Result {
 
 // A panel of B before it is packed, runs of numbers that lie together: memory is asked for it while the one before is used.
 struct Ahead {
-    const float* first;
-    int64_t row;  // numbers from one run to the next
+    const char* first;
+    int64_t row;  // bytes from one run to the next
     int64_t runs;
-    int64_t length;  // numbers of a run
+    int64_t length;  // bytes of a run
 };
 
 struct Kernels {
     int64_t tall, wide;  // rows of a panel of A, columns of one of B
     void (*pack_left)(const float* a, Strides strides, int64_t rows, int64_t depth, int64_t panel, float* to);
-    void (*pack_right)(const float* b, Strides strides, int64_t columns, int64_t depth, float* to);
+    void (*pack_right)(const void* b, const Layout& lies, int64_t columns, int64_t depth, float* to);
     // by whether A's rows lie one behind the other
     void (*multiply[2])(const float* left, int64_t panel, int64_t rows, const float* right, int64_t columns, int64_t depth,
                         bool adds, float* sums, const Result* result, Ahead ahead);
@@ -94,8 +94,7 @@ class VectorProduct final : public Product {
             const int64_t depth = std::min(part_, shape().depth - first);
             for (int64_t j = 0; j < piece.columns; j += run_.wide) {
                 const int64_t columns = std::min(run_.wide, piece.columns - j), column = piece.column + j;
-                run_.pack_right(static_cast<const float*>(of_b.at(b, first, j)), {of_b.row, of_b.column}, columns, depth,
-                                right);
+                run_.pack_right(of_b.at(b, first, j), of_b, columns, depth, right);
                 const Result result{static_cast<float*>(c) + piece.row * shape().c.row + column, shape().c.row,
                                     bias ? bias + column : nullptr, shape().adds};
                 multiply(left, panel_, piece.rows, right, columns, depth, first > 0, sums + j * rows,
@@ -120,8 +119,10 @@ class VectorProduct final : public Product {
         const Layout& of_b = shape().b;
         const int64_t columns = std::min(run_.wide, piece.columns - j), depth = std::min(part_, shape().depth - first);
         if (depth <= 0) return {nullptr, 0, 0, 0};
-        const auto* at = static_cast<const float*>(of_b.at(b, first, j));
-        return of_b.column == 1 ? Ahead{at, of_b.row, depth, columns} : Ahead{at, of_b.column, columns, depth};
+        const auto* at = static_cast<const char*>(of_b.at(b, first, j));
+        const int64_t bytes = of_b.bytes();
+        return of_b.column == 1 ? Ahead{at, of_b.row * bytes, depth, columns * bytes}
+                                : Ahead{at, of_b.column * bytes, columns, depth * bytes};
     }
 
     const Kernels& run_;
@@ -132,7 +133,6 @@ class VectorProduct final : public Product {
 }  // namespace
 
 std::unique_ptr<Product> vector_product(const Product::Shape& shape, int level) {
-    if (shape.a.type != kFloat32 || shape.b.type != kFloat32 || shape.c.type != kFloat32 || shape.c.column != 1)
-        return nullptr;
+    if (shape.a.type != kFloat32 || shape.c.type != kFloat32 || shape.c.column != 1) return nullptr;
     return std::make_unique<VectorProduct>(shape, kernels_of(level));
 }

@@ -51,10 +51,22 @@ KERNEL static inline Vector splat_widened(uint16_t from) {
     return (Vector)((static_cast<int32_t>(static_cast<uint32_t>(from) << 16)) - Integers{});
 }
 
+// float16 -> float32, exact.
+KERNEL static inline Vector load(const Float16* from) {
+#if LEVEL == 2
+    return (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+#elif LEVEL == 1
+    return (Vector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
+#else
+    return Vector{widened(from[0]), widened(from[1]), widened(from[2]), widened(from[3])};
+#endif
+}
+
 using ::widened;
 KERNEL static inline float widened(float from) { return from; }
 
-KERNEL static inline Vector load_some(const uint16_t* from, int64_t count) {
+template <class Half>
+KERNEL static inline Vector load_some(const Half* from, int64_t count) {
     float all[LANES] = {};
     for (int64_t i = 0; i < count; ++i) all[i] = widened(from[i]);
     return load(all);

@@ -37,9 +37,10 @@ class Weights:
     """A model's parameters where they lie in memory, which they must not leave as long as this is used.
 
     `parameters`: the embedding (V, C), then each layer's 18 and the last norm's 2 in a checkpoint's order. Vectors are
-    float32 arrays, matrices a Matrix, or an array of float32 or bfloat16. `cos` and `sin` (positions, D), sin with the
-    minus of the first half. `adapters`: A (rank, inputs) and B (outputs, rank), with its scale, of each layer's seven
-    linear layers, float32, None where there is none; empty without adapters. Raises ValueError for anything else.
+    float32 arrays, matrices a Matrix, or an array of float32, bfloat16 or float16. `cos` and `sin` (positions, D), sin
+    with the minus of the first half. `adapters`: A (rank, inputs) and B (outputs, rank), with its scale, of each
+    layer's seven linear layers, float32, None where there is none; empty without adapters. Raises ValueError for
+    anything else.
     """
 
     def __init__(
@@ -125,8 +126,8 @@ def check_matrix(matrix: Matrix, shape: tuple[int, ...], name: str) -> None:
             raise ValueError(f"{name} must be {shape}; got {matrix.shape}")
         return
     dtype = matrix.array.dtype
-    if dtype not in (np.float32, np.uint16, BFLOAT16):
-        raise ValueError(f"{name} must be float32 or bfloat16; got {dtype}")
+    if dtype not in (np.float32, np.uint16, BFLOAT16, np.float16):
+        raise ValueError(f"{name} must be float32, bfloat16 or float16; got {dtype}")
     check_array(matrix.array, shape, dtype, name)
 
 

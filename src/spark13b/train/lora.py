@@ -6,7 +6,7 @@ from pathlib import Path
 
 from spark13b.ckpt import Checkpoint, open_checkpoint
 from spark13b.ckpt.adapters import AdapterCard, card_of, open_adapters
-from spark13b.ckpt.mapping import mapped_parameters
+from spark13b.ckpt.mapping import BESIDE_ADAPTERS, mapped_parameters
 from spark13b.ckpt.quantized import QuantizedCheckpoint
 from spark13b.config.model import SparkConfig
 from spark13b.errors import InputError
@@ -72,7 +72,7 @@ def model_on(base: Checkpoint, config: SparkConfig, setup: Setup) -> TrainedMode
     """
     if isinstance(base, QuantizedCheckpoint) and choose_training(config, setup, rounded=True)[0] is not None:
         match_names(base.shapes(), config, where=base.path)
-        return QuantizedLora(config, mapped_parameters(base, config), setup)
+        return QuantizedLora(config, mapped_parameters(base, config, dict.fromkeys(base, BESIDE_ADAPTERS)), setup)
     model = SparkForCausalLM(config, seed=None, setup=setup)
     model.load_state(base)
     return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spark13b.ckpt.dtypes import BFLOAT16, FLOAT32
+from spark13b.ckpt.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from spark13b.ckpt.quantized import Choice, QuantizedCheckpoint
 from spark13b.ckpt.quantizing import Wanted
 from spark13b.ckpt.tensors import TensorInfo
@@ -25,8 +25,9 @@ class RoundedBase:
         """Of a file whose names fit."""
         matrices = [name for name, shape in expected_shapes(config).items() if len(shape) == 2]
         dtypes = [base.stored.infos[name].dtype.name for name in matrices]
-        # what the library does not read as it lies becomes float32, see ckpt/mapping.py
-        return cls(base.stored.nbytes, tuple(TYPES.get(dtype, 0) for dtype in dtypes))
+        # what training does not read as it lies becomes float32, see ckpt/mapping.py
+        read = {name: number for name, number in TYPES.items() if name != FLOAT16.name}
+        return cls(base.stored.nbytes, tuple(read.get(dtype, 0) for dtype in dtypes))
 
     @classmethod
     def usual(cls, config: SparkConfig) -> RoundedBase:
