@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from infer.small_run import write_small_run
-from spark13b.ckpt import open_checkpoint
+from spark13b.ckpt import open_checkpoint, write_checkpoint
 from spark13b.ckpt.adapters import ADAPTERS, card_of, write_adapters
 from spark13b.ckpt.quantizing import Wanted, quantize_checkpoint
+from spark13b.ckpt.torch_names import to_torch
 from spark13b.config import Preset, load_preset
 from spark13b.config.sections import LoraConfig
 from spark13b.errors import InputError
@@ -37,6 +38,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, rng = load_preset(str(run / "preset.yaml")).model, np.random.default_rng(1)
     with open_checkpoint(weights_of(run)) as base:
         quantize_checkpoint(base, folder / "int4.safetensors", Wanted(4, 8, 32))
+        halves = {name: base[name].astype(np.float16) for name in base}
+        write_checkpoint(folder / "halves.safetensors", halves, "safetensors")
+        write_checkpoint(folder / "halves.bin", to_torch(open_checkpoint(folder / "halves.safetensors")), "torch")
         arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in adapter_shapes(model, LORA).items()}
         write_adapters(folder / ADAPTERS, arrays, card_of(model, LORA, base))
     return run
@@ -67,11 +71,12 @@ def held(array: np.ndarray | Matrix) -> int:
     return array.array.nbytes + (0 if array.scales is None else array.scales.nbytes)
 
 
-@pytest.mark.parametrize("weights", [None, "int4.safetensors"])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+@pytest.mark.parametrize("weights", [None, "int4.safetensors", "halves.safetensors", "halves.bin"])
 def test_the_native_library_holds_what_was_planned_of_weights_and_adapters(
-    run: Path, there: None, weights: str | None
+    run: Path, there: None, weights: str | None, kind: str
 ) -> None:
-    found, files = find(run, None if weights is None else run.parent / weights)
+    found, files = find(run, None if weights is None else run.parent / weights, compute_type=kind)
     model = Session(found).model
     assert isinstance(model, NativeModel)
     adapters = [array for pair in model.native._pairs if pair is not None for array in pair]
@@ -85,7 +90,7 @@ def test_adapters_stay_float32_beside_weights_of_16_bits(run: Path, there: None)
     model = Session(found).model
     assert isinstance(model, NativeModel)
     beside = sum(array.nbytes for pair in model.native._pairs if pair is not None for array in pair)
-    weights = answering_memory(found.preset).weights
+    weights = answering_memory(found.preset, files=AnsweringFiles(files.weights)).weights
     assert answering_memory(found.preset, files=files).weights - weights == beside == 4 * 3 * (3 * 32 + 32)
     matrices = sum(array.nbytes for array in model.weights().values() if array.dtype != np.float32)
     assert matrices < weights < matrices + 4 * 8000 * 32 + 10_000  # with the embedding, and vectors
@@ -93,19 +98,19 @@ def test_adapters_stay_float32_beside_weights_of_16_bits(run: Path, there: None)
 
 def test_mindspore_holds_what_was_planned_of_weights_and_adapters(run: Path, missing: None) -> None:
     found, files = find(run, run.parent / "int4.safetensors")
-    assert files.rounded is not None
+    assert files.rounded and files.weights is not None
     model = Session(found).model
     assert isinstance(model, SparkForCausalLM)
     parameters = [*model.weights().values(), *model.adapters().values()]
     planned = answering_memory(found.preset, files=files)
     assert planned.weights == sum(parameter.asnumpy().nbytes for parameter in parameters)
-    assert planned.weights > 2 * files.rounded
+    assert planned.weights > 2 * files.weights
 
 
 def test_adapters_that_are_added_to_the_weights_take_nothing_more(run: Path) -> None:
     found, files = find(run)
     folded = answering_files(run, run.parent / ADAPTERS, found.preset.model, fold=True)
-    assert (files, folded) == (AnsweringFiles(None, LORA), AnsweringFiles())
+    assert (files.lora, folded) == (LORA, AnsweringFiles(files.weights))
     with pytest.raises(InputError, match="adapters cannot be added to quantised weights"):
         answering_files(run.parent / "int4.safetensors", run.parent / ADAPTERS, found.preset.model, fold=True)
 

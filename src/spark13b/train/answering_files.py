@@ -7,16 +7,24 @@ from pathlib import Path
 
 from spark13b.ckpt import open_checkpoint
 from spark13b.ckpt.adapters import open_adapters, parts_of
+from spark13b.ckpt.mapping import answering_bytes
 from spark13b.ckpt.quantized import QuantizedCheckpoint, need_quantized, refuse_folding
+from spark13b.ckpt.torch_names import with_own_names
 from spark13b.config.model import SparkConfig
 from spark13b.config.sections import LoraConfig
+from spark13b.model.names import expected_shapes
+from spark13b.model.native_choice import answering_problem
 
 
 @dataclass(frozen=True)
 class AnsweringFiles:
-    """`rounded`: bytes of the weights where they are quantised; `lora`: of adapters that are computed beside them."""
+    """`weights`: bytes as the native library holds them, None where no file tells; `rounded`: they are quantised.
 
-    rounded: int | None = None
+    `lora`: of adapters that are computed beside them.
+    """
+
+    weights: int | None = None
+    rounded: bool = False
     lora: LoraConfig | None = None
 
 
@@ -28,17 +36,19 @@ def answering_files(load: Path | None, adapter: Path | None, config: SparkConfig
 
     Raises InputError when a file is not there, or does not go with the other one or with a model of `config`.
     """
-    rounded = None
+    weights, rounded = None, False
     if load is not None:
         parts = parts_of(load, adapter)
         adapter = parts.adapters
-        with open_checkpoint(parts.base) as base:
+        with with_own_names(open_checkpoint(parts.base)) as base:
             need_quantized(base, config.weight_bits)
             if fold and adapter is not None:
                 refuse_folding(base)
-            rounded = base.stored.nbytes if isinstance(base, QuantizedCheckpoint) else None
+            rounded = isinstance(base, QuantizedCheckpoint)
+            if answering_problem(config, "cpu", 1) is None and base.shapes().items() >= expected_shapes(config).items():
+                weights = answering_bytes(base, config)
     if adapter is None:
-        return AnsweringFiles(rounded)
+        return AnsweringFiles(weights, rounded)
     with open_adapters(adapter) as adapters:
         adapters.check_base(config)
-        return AnsweringFiles(rounded, None if fold else adapters.lora)
+        return AnsweringFiles(weights, rounded, None if fold else adapters.lora)

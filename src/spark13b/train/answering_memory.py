@@ -20,9 +20,9 @@ def answering_memory(
 ) -> Memory:
     """What answering `seats` prompts at once needs on each device, of what will compute here.
 
-    `context`: the most tokens of a prompt with its answer. Quantised weights are used as they are by the native library
-    alone; where `files` tells no bytes of them and the preset has `weight_bits`, they are those that `ckpt quantize`
-    would make of its model. Float weights are kept in the compute type.
+    `context`: the most tokens of a prompt with its answer. The native library keeps weights as `files` tells;
+    where they tell none and the preset has `weight_bits`, as `ckpt quantize` would make them of its model. Other
+    weights are kept in the compute type.
 
     Several answers have a cache each, beside the one where prompts are read; on a CPU caches grow with the texts, and
     this is their largest size. Raises InputError as `choose_answering` does.
@@ -61,8 +61,8 @@ def answering_memory(
 def _weights(preset: Preset, files: AnsweringFiles, native: bool) -> int:
     """Bytes of weights and adapters that a device holds."""
     beside = 0 if files.lora is None else sum(one.bytes for one in stored_adapters(preset, files.lora))
-    if native and files.rounded is not None:
-        return files.rounded + beside
+    if native and files.weights is not None:
+        return files.weights + beside
     if native and preset.model.weight_bits is not None:
         return RoundedBase.usual(preset.model).nbytes + beside
     return sum(one.bytes for one in stored_parameters(preset)) + beside

@@ -139,7 +139,7 @@ def _check_computing(preset: Preset, limit: int | None, files: AnsweringFiles) -
     floats for it, exceed `limit` bytes.
     """
     device = preset.machine.device
-    rounded = files.rounded is not None or preset.model.weight_bits is not None
+    rounded = files.rounded or preset.model.weight_bits is not None
     shared = preset.parallel.model_parallel
     library, computes = choose_answering(preset.model, device, model_parallel=shared, rounded=rounded)
     if library is not None:
