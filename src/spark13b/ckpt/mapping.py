@@ -39,10 +39,8 @@ def answering_bytes(base: Checkpoint, config: SparkConfig) -> int:
     if isinstance(base, QuantizedCheckpoint):
         return base.stored.nbytes
     types, shapes = _answering_types(base, config), expected_shapes(config)
-    held = {
-        name: _held(base.infos[name], types[name] if len(shape) == 2 else _VECTOR) for name, shape in shapes.items()
-    }
-    return sum(base.infos[name].size * dtype.itemsize for name, dtype in held.items())
+    held = {name: types[name] if len(shape) == 2 else _VECTOR for name, shape in shapes.items()}
+    return sum(base.infos[name].size * _held(base.infos[name], suits).itemsize for name, suits in held.items())
 
 
 def mapped_parameters(base: Checkpoint, config: SparkConfig, types: Mapping[str, Dtypes]) -> dict[str, Array | Matrix]:
