@@ -7,9 +7,11 @@ work. In each round, by turns, every side does the same once:
 
 - prefill: a prompt of 512 and one of 4096 tokens, in float32 and in bfloat16, at 120M parameters. The other side is
   transformers' Llama of the same shape on torch (sdpa), in the same type.
+  Ours also reads them in float32 from weights of 16 bits, beside the other sides' float32.
 - decode: 32 tokens after a prompt of 32, at 120M parameters, with weights of float32, bfloat16, int8 and int4 (the
-  embedding then in int8). The other sides are torch (float32) and llama.cpp by llama-cpp-python with F32, F16, Q8_0 and
-  Q4_0 (its embedding then in Q8_0); llama.cpp is left out when it is not installed (pip install llama-cpp-python gguf).
+  embedding then in int8), and in float32 from weights of 16 bits, beside the other sides' float32. The other sides are
+  torch (float32) and llama.cpp by llama-cpp-python with F32, F16, Q8_0 and Q4_0 (its embedding then in Q8_0);
+  llama.cpp is left out when it is not installed (pip install llama-cpp-python gguf).
 - 1b: decode alone, at 0.9B parameters with int8 and int4.
 
 The bounds are measured by our process in the same rounds: the rate at which two threads read 1 GB (the highest of three
@@ -44,6 +46,7 @@ SMALL = Size("quick", layers=2, hidden=256, heads=2, ffn=768, vocabulary=1000, b
 PROMPTS = (512, 4096)
 SHORT, NEW = 32, 32
 GIGABYTE = 1 << 30
+WIDENED = "float32 of bfloat16"  # products of float32 by weights of bfloat16
 LLAMA = {"float32": "F32", "bfloat16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
 
 Work = Callable[[], float]  # -> tokens a second
@@ -87,7 +90,7 @@ def random_weight(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -
 
     if len(shape) == 1 or kind == "float32":
         return rng.standard_normal(shape, np.float32) * np.float32(0.02)
-    if kind == "bfloat16":
+    if kind in ("bfloat16", WIDENED):
         return (rng.standard_normal(shape, np.float32) * np.float32(0.02)).astype(BFLOAT16)
     outputs, inputs = shape
     scales = np.full((outputs, inputs // 64), 0.02 / 50, BFLOAT16)
@@ -119,12 +122,12 @@ def spark_work(size: Size) -> tuple[dict[str, Work], dict[str, float]]:
             lambda: [decoder.read(prompt(size, length)[at : at + 512], at) for at in range(0, length, 512)]
         )
 
-    for kind in ("int8", "int4") if size.name == "1b" else ("float32", "bfloat16", "int8", "int4"):
+    for kind in ("int8", "int4") if size.name == "1b" else ("float32", WIDENED, "bfloat16", "int8", "int4"):
         model, nbytes = spark_model(size, longest, kind)
         sizes[kind] = nbytes
         short, long = NativeDecoder(model, 256, 0, 512), NativeDecoder(model, longest, 0, 512)
         runs[f"decode {kind}"] = lambda decoder=short: decode(decoder)
-        if kind in ("float32", "bfloat16"):
+        if kind in ("float32", WIDENED, "bfloat16"):
             for length in PROMPTS:
                 runs[f"prefill {kind} {length}"] = lambda decoder=long, length=length: prefill(decoder, length)
 
@@ -320,11 +323,11 @@ def row(rates: dict[tuple[str, str], float], sizes: Any, size: Size, kind: str) 
     """One line of the table."""
     ours, cells = rates["spark13b", kind], []
     for side in ("torch", "llama.cpp"):
-        theirs = rates.get((side, kind))
+        theirs = rates.get((side, kind.replace(WIDENED, "float32")))
         cells += ["", ""] if theirs is None else [f"{theirs:,.1f}", f"{ours / theirs:.2f}"]
     bound = ""
     if kind.startswith("decode"):
-        most = rates["spark13b", "bandwidth"] / sizes[kind.split()[1]]
+        most = rates["spark13b", "bandwidth"] / sizes[kind.removeprefix("decode ")]
         bound = f"{ours / most:.2f} of {most:,.1f}"
     return f"| {size.name} | {kind} | {ours:,.1f} | {' | '.join(cells)} | {bound} |"
 
@@ -349,10 +352,10 @@ def main() -> None:
         wanted = parts & set(arguments.parts)
         if not wanted or (size is ONE_B and arguments.quick):
             continue
-        types = ["int8", "int4"] if size is ONE_B else ["float32", "bfloat16", "int8", "int4"]
+        types = ["int8", "int4"] if size is ONE_B else ["float32", WIDENED, "bfloat16", "int8", "int4"]
         kinds = []
         if "prefill" in wanted:
-            kinds = [f"prefill {kind} {length}" for length in PROMPTS for kind in ("float32", "bfloat16")]
+            kinds = [f"prefill {kind} {length}" for length in PROMPTS for kind in ("float32", WIDENED, "bfloat16")]
         if wanted & {"decode", "1b"}:
             kinds += [f"decode {kind}" for kind in types]
         sides = ["spark13b", *(["torch"] if size is usual else []), *there]
