@@ -117,10 +117,10 @@ class TestPrompts:
         lines = write_lines(
             tmp_path / "q.jsonl",
             {"messages": chat, "id": 7},
-            {"prompt": "你好", "system": "s", "predict": "x", "label": [1]},
+            {"prompt": "你好", "system": "s", "predict": "x", "label": [1, float("nan")]},
         )
         first, second = records(infer("--prompt-file", lines, "--max-new-tokens", 5)[1])
-        assert (first["input"], first["id"], second["label"]) == (chat, 7, [1])
+        assert (first["input"], first["id"], second["label"]) == (chat, 7, [1, None])
         assert first["predict"] == second["predict"] != "x"
         (third,) = records(infer("你好", "--system", "s", "--json", "--max-new-tokens", 5)[1])
         assert third["prompt_tokens"] == first["prompt_tokens"] == second["prompt_tokens"]

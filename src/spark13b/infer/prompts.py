@@ -137,13 +137,15 @@ def _turns(record: Record) -> tuple[Turn, ...]:
 
 
 def _others(record: Record) -> dict[str, Any]:
-    """The fields that are no prompt, as values of JSON: a table may hold dates."""
+    """The fields that are no prompt, as values of JSON: a table may hold dates, and nan, which becomes null."""
     text = json.dumps(record.fields, ensure_ascii=False, default=str)
     try:
         text.encode()
     except UnicodeEncodeError:
         raise record.place.error("the record holds half a character (\\ud8xx)", "remove the escape") from None
-    return {name: value for name, value in json.loads(text).items() if name not in _TAKEN}
+    return {
+        name: value for name, value in json.loads(text, parse_constant=lambda _: None).items() if name not in _TAKEN
+    }
 
 
 def fingerprint_text(prompts: list[Prompt]) -> bytes:
