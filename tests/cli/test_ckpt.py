@@ -132,7 +132,23 @@ def test_slices_are_cut_and_cut_anew_and_joined(spark13b: Run, tmp_path: Path, w
         weights / "rank_0" / "model.ckpt"
     ).read_bytes()
     said = spark13b("ckpt", "merge", weights, tmp_path / "x", code=2)
+    assert "no slices: the checkpoint is whole" in said.stderr and "ckpt convert" in said.stderr
+    shutil.copytree(weights / "rank_0", weights / "rank_1")
+    said = spark13b("ckpt", "merge", weights, tmp_path / "x", code=2)
     assert "--strategy FILE" in said.stderr
+    assert "no such checkpoint" in spark13b("ckpt", "merge", tmp_path / "none", tmp_path / "x", code=2).stderr
+
+
+def test_slices_in_a_run_are_joined_by_the_name_of_the_run(spark13b: Run, tmp_path: Path, weights: Path) -> None:
+    run = tmp_path / "run"
+    spark13b("ckpt", "split", weights, run / "checkpoints" / "step-00000002", "--model-parallel", 2)
+    (run / "checkpoints" / "step-00000002" / "state.json").write_text("{}")
+    (run / "preset.yaml").write_text(f"extends: {PRESET}\n")
+    spark13b("ckpt", "merge", run, tmp_path / "whole.ckpt")
+    assert "equal" in spark13b("ckpt", "diff", weights, tmp_path / "whole.ckpt").stdout
+
+
+def test_what_cannot_be_split_is_refused(spark13b: Run, tmp_path: Path, weights: Path) -> None:
     said = spark13b("ckpt", "split", weights, tmp_path / "u", "--model-parallel", 7, code=2)
     assert "does not divide" in said.stderr and not (tmp_path / "u").exists()
 

@@ -151,6 +151,15 @@ def test_an_error_of_the_operating_system_names_the_file(monkeypatch, capsys):
     assert "free some space" in error
 
 
+def test_a_second_assignment_without_its_option_is_told_to_have_one(capsys):
+    from spark13b.cli.main import run
+
+    assert run(["preset", "check", "cpu-tiny-sft", "--set", "train.steps=9", "train.seed=3"]) == 2
+    assert "fix: write --set before each KEY=VALUE" in capsys.readouterr().err
+    assert run(["preset", "check", "cpu-tiny-sft", "train"]) == 2
+    assert "fix: see 'spark13b preset check --help'" in capsys.readouterr().err
+
+
 def test_an_unexpected_error_is_short_and_tells_how_to_see_more(monkeypatch, capsys):
     from spark13b.cli import main
 

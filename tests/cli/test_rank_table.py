@@ -135,6 +135,13 @@ def test_show_draws_all_devices_with_their_ranks(capsys):
     assert servers[1]["devices"][0] == {"device": 0, "address": "192.168.0.2", "rank": 8}
 
 
+def test_show_loses_nothing_on_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    assert run(["rank-table", "show", str(TWO)]) == 0
+    cells = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert "192.168.0.2" in "".join(cell[4].strip() for cell in cells)
+
+
 def test_show_of_a_table_with_flaws_shows_what_there_is(capsys):
     Path("t.json").write_text(ONE.read_text().replace('"device_ip": "192.1.27.6",', ""))
     assert run(["rank-table", "show", "t.json"]) == 0

@@ -282,6 +282,7 @@ def merge(
     from spark13b.ckpt.opening import open_checkpoint
     from spark13b.cli.console import TerminalProgress
     from spark13b.errors import InputError
+    from spark13b.run_folder import weights_of
 
     format = chosen_format(target, to.value if to else None if target.suffix else "ckpt")
     if strategy:
@@ -290,9 +291,13 @@ def merge(
         result = merge_by_strategy(source, strategy, target, format, force=force, progress=TerminalProgress())
         report(result, json)
         return
-    if not (source / MANIFEST).is_file():
+    weights = weights_of(source)
+    if weights.exists() and not (weights / MANIFEST).is_file():
+        if weights.is_file() or not (weights / "rank_1").is_dir():
+            fix = "'spark13b ckpt convert' writes it as one file, in the format that you like"
+            raise InputError("these are no slices: the checkpoint is whole", where=weights, fix=fix)
         fix = "slices that MindSpore wrote need their strategy file: add --strategy FILE"
-        raise InputError(f"there is no {MANIFEST} beside the slices", where=source, fix=fix)
+        raise InputError(f"there is no {MANIFEST} beside the slices", where=weights, fix=fix)
     with open_checkpoint(source) as slices:
         report(write(slices, target, format, origin=source, force=force, progress=TerminalProgress()), json)
 

@@ -116,7 +116,11 @@ def _usage_message(error: typer.TyperException) -> str:
     message = error.format_message().rstrip(".") or "no command given"
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "spark13b"
-    return f"{message}\n  at: {path}\n  fix: see '{path} --help'"
+    fix = f"see '{path} --help'"
+    if "unexpected extra argument" in message and "=" in message and context is not None:
+        if any("--set" in parameter.opts for parameter in context.command.params):
+            fix = "write --set before each KEY=VALUE"
+    return f"{message}\n  at: {path}\n  fix: {fix}"
 
 
 def _silence_stdout() -> None:

@@ -167,7 +167,7 @@ def _draw(found: ReadTable) -> None:
 
     drawn = Table(title=f"{found.path.name} ({found.layout}, {found.status or 'no status'})", title_justify="left")
     for name, justify in (("node", "right"), ("server", "left"), ("device", "right"), ("address", "left")):
-        drawn.add_column(name, justify=justify)  # type: ignore[arg-type]  # one of rich's literals
+        drawn.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]  # one of rich's literals
     drawn.add_column("rank", justify="right")
     for node, machine in enumerate(found.machines):
         name = machine.address or "?"

@@ -20,6 +20,8 @@ _EXPECTED = {
     "float_type": "a number",
     "bool_type": "true or false",
     "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
     "finite_number": "a finite number",
     "model_type": "a section of keys",
 }
@@ -74,7 +76,9 @@ def _on_one_line(problem: Problem, layer: Layer) -> str:
 def _problems(details: ErrorDetails) -> Iterator[Problem]:
     key, kind, value = ".".join(map(str, details["loc"])), details["type"], details["input"]
     context = details.get("ctx", {})
-    if kind == "extra_forbidden":
+    if kind == "extra_forbidden" and nearest(key, ("extends",)):
+        yield Problem(key, "not a known key", "a preset file extends others by 'extends', in small letters")
+    elif kind == "extra_forbidden":
         near = nearest_key(key)
         fix = f"did you mean '{near}'?" if near else "see 'spark13b preset show cpu-tiny-sft --resolved' for all keys"
         yield Problem(key, "not a known key", fix)
@@ -104,6 +108,8 @@ def _type_fix(key: str, kind: str, value: Any) -> str:
         return "remove the quotes"
     if kind == "string_type":
         return "put it in quotes"
+    if kind in ("list_type", "tuple_type"):
+        return f"write [{value}]" if isinstance(value, str) else "write [...]"
     if kind == "model_type":
         keys = [name.removeprefix(f"{key}.") for name in known_keys() if name.startswith(f"{key}.")]
         return f"write its keys below it, e.g. {key}.{keys[0]}"
