@@ -117,9 +117,9 @@ def _usage_message(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "spark13b"
     fix = f"see '{path} --help'"
-    if "unexpected extra argument" in message and "=" in message and context is not None:
-        if any("--set" in parameter.opts for parameter in context.command.params):
-            fix = "write --set before each KEY=VALUE"
+    options = {name for parameter in context.command.params for name in parameter.opts} if context is not None else ()
+    if "unexpected extra argument" in message and "=" in message and "--set" in options:
+        fix = "write --set before each KEY=VALUE"
     return f"{message}\n  at: {path}\n  fix: {fix}"
 
 
