@@ -348,6 +348,17 @@ def test_a_checkpoint_of_another_shape_is_refused_before_anything_is_allocated(i
     assert "fix: " in err
 
 
+def test_another_tokenizer_than_that_of_the_run_is_doubted(infer: Run, model: Path, tmp_path: Path) -> None:
+    from spark13b.data.tokenizer import MODEL_FILE
+
+    own = (model / "tokenizer" / MODEL_FILE).read_bytes()
+    for name, content, doubted in (("same", own, False), ("other", own + b"\x12\x00", True)):  # empty trainer's spec
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MODEL_FILE).write_bytes(content)
+        code, _, err = infer("x", "--tokenizer", tmp_path / name, "--max-new-tokens", 2)
+        assert code == 0 and ("note: the tokenizer is not the one of" in err) == doubted
+
+
 def test_a_path_that_does_not_exist_is_named(model: Path, tmp_path: Path) -> None:
     from spark13b.errors import InputError
     from spark13b.run_folder import preset_for

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from spark13b.ckpt.adapters import Parts, parts_of
 from spark13b.ckpt.opening import SUFFIXES
 from spark13b.config import Preset, load_preset
-from spark13b.data.tokenizer import SparkTokenizer
+from spark13b.data.tokenizer import MODEL_FILE, SparkTokenizer
 from spark13b.errors import InputError
 from spark13b.infer.conversation import Turn, conversation_ids
 from spark13b.infer.prompts import Prompt
@@ -38,6 +38,7 @@ class FoundModel:
     weights: Parts
     tokenizer: SparkTokenizer
     is_demo: bool
+    doubt: str | None = None  # a sentence to show
 
     def identity(self) -> str:
         """A number for these weights, this preset and this tokenizer: files by name, size and time of change."""
@@ -149,7 +150,15 @@ def find_model(
                 "no tokenizer was given", where=load, fix="add --tokenizer DIR, the folder of tokenizer.model"
             )
         tokenizer = run.tokenizer
-    return FoundModel(values, parts_of(load, adapter), SparkTokenizer.load(tokenizer), is_demo)
+    loaded = SparkTokenizer.load(tokenizer)
+    doubt = f"the tokenizer is not the one of {run.path}" if run is not None and _differs(run, loaded) else None
+    return FoundModel(values, parts_of(load, adapter), loaded, is_demo, doubt)
+
+
+def _differs(run: RunFolder, tokenizer: SparkTokenizer) -> bool:
+    """Whether a run has another tokenizer."""
+    own = run.tokenizer / MODEL_FILE
+    return own.is_file() and hashlib.sha256(own.read_bytes()).hexdigest() != tokenizer.fingerprint
 
 
 class Session:
@@ -180,8 +189,8 @@ class Session:
                 where=found.tokenizer.where,
                 fix="use the tokenizer that the model was trained with",
             )
-        # the doubt is a sentence to show, or None
-        self.model, self.doubt = load_model(found, fold) if mesh is None else load_part(found, mesh, fold)
+        self.model, doubt = load_model(found, fold) if mesh is None else load_part(found, mesh, fold)
+        self.doubt = "; ".join(filter(None, (found.doubt, doubt))) or None  # something to show
         if preset.generation.draft_tokens and (reason := _why_no_drafts(self.model, mesh)) is not None:
             raise InputError(
                 f"guessed tokens are checked by the native library alone, and {reason}",
