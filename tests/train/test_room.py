@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from spark13b.run_folder import RunFolder
 from spark13b.train import checkpoint, recorder, training
 from spark13b.train.claim import LOCK, Claim
 from spark13b.train.room import new_checkpoints, saves_until
-from spark13b.train.run import Job, train
+from spark13b.train.run import Job, check, train
 from train.small_run import Notes, small_preset, small_rows
 
 
@@ -138,6 +139,27 @@ def test_a_claim_without_a_run_leaves_a_folder_that_a_run_may_begin_in(job, tmp_
         claim.take()
     assert (tmp_path / "run" / LOCK).exists()
     assert train(job(train__steps=1)).finished
+
+
+def test_rows_that_were_made_anew_are_noted_when_a_run_goes_on(job, tmp_path):
+    train(job(train__steps=1))
+    again = replace(job(resume=True, train__steps=2), data=small_rows(tmp_path, records=10))
+    notes, said = Notes(), "note: the rows have another manifest than those of the run's last start; it goes on at"
+    train(again, notes)
+    assert any(text.startswith(said) for text in notes.said)
+    notes.said.clear()
+    train(replace(again, preset=job(train__steps=3).preset), notes)
+    assert not any(text.startswith(said) for text in notes.said)
+
+
+def test_weights_that_are_not_there_or_do_not_fit_are_found_without_data(job, tmp_path):
+    check(job())
+    with pytest.raises(InputError, match="no such checkpoint"):
+        check(replace(job(load=tmp_path / "none"), data=None))
+    train(job(train__steps=1))
+    with pytest.raises(InputError, match="does not fit the model"):
+        check(replace(job(load=tmp_path / "run", model__num_layers=2), data=None))
+    check(replace(job(load=tmp_path / "run"), data=None))
 
 
 def test_fine_tuning_from_nothing_and_a_load_that_is_not_read_are_noted(job, tmp_path):

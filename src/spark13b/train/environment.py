@@ -60,6 +60,12 @@ def environment(job: Job) -> dict[str, Any]:
     }
 
 
+def same_rows(before: dict[str, Any], now: Path) -> bool:
+    """Whether rows are those that an earlier start told of; also where it or they have no manifest to tell by."""
+    hashes = (before.get("manifest_sha256"), _manifest_hash(now))
+    return None in hashes or hashes[0] == hashes[1]
+
+
 def memory_now() -> int:
     """Bytes that this process holds: of the NPU's memory on an Ascend, else resident."""
     from spark13b.model.device import device
@@ -74,11 +80,14 @@ def memory_now() -> int:
 def _file(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
-    manifest = manifest_path(whole_output(path))
-    fingerprint = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
     first = first_file(path).resolve()  # several files may stand behind a name that none of them has
     size = sum(first.with_name(name).stat().st_size for name in read_header(first).files)
-    return {"path": str(path.absolute()), "bytes": size, "manifest_sha256": fingerprint}
+    return {"path": str(path.absolute()), "bytes": size, "manifest_sha256": _manifest_hash(path)}
+
+
+def _manifest_hash(rows: Path) -> str | None:
+    manifest = manifest_path(whole_output(rows))
+    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
 
 
 def _cpu_model() -> str:

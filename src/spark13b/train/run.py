@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from spark13b.ckpt import open_checkpoint
 from spark13b.data.mindrecord import read_manifest
 from spark13b.errors import InputError, JobError
 from spark13b.files import DiskFull, check_writable, disk_error, write_text
+from spark13b.model.names import match_names
 from spark13b.progress import SILENT, Progress
 from spark13b.run_folder import RunFolder
 from spark13b.train.base import rounded_base
@@ -36,10 +38,18 @@ def check(job: Job) -> Plan:
     if job.eval_data is not None:
         check_rows(preset, job.eval_data)
     base = rounded_base(job)
+    if job.load is not None and not _goes_on_alone(job):
+        with open_checkpoint(job.load) as weights:
+            match_names(weights.shapes(), preset.model, where=weights.path)
     if job.data is None:
         return make_plan(preset, base=base)
     info = check_rows(preset, job.data)
     return make_plan(preset, info.rows, info.row_length, base)
+
+
+def _goes_on_alone(job: Job) -> bool:
+    """Whether a run takes its weights from its own checkpoint, whatever --load says."""
+    return job.resume and job.preset.task != "lora" and bool(RunFolder(job.output).checkpoints())
 
 
 def check_start(job: Job) -> None:
@@ -111,6 +121,8 @@ def train(job: Job, progress: Progress = SILENT, on_step: Callable[[int], None] 
 
 def _notes(job: Job, plan: Plan) -> Iterator[str]:
     """What the run can do with, but its user may not want."""
+    from spark13b.train.environment import same_rows, starts_of
+
     preset, run = job.preset, RunFolder(job.output)
     if preset.train.eval_every is not None and job.eval_data is None:
         yield "train.eval_every does nothing without --eval-data"
@@ -122,8 +134,11 @@ def _notes(job: Job, plan: Plan) -> Iterator[str]:
         )
     if preset.task == "sft" and job.load is None and not job.resume:
         yield "fine-tuning begins with random weights; --load takes those of a model"
-    if preset.task != "lora" and job.load is not None and job.resume and run.checkpoints():
+    if job.load is not None and _goes_on_alone(job):
         yield "--load is not read: the run goes on with the weights of its own checkpoint"
+    before = starts_of(run)[-1:] if job.resume else []
+    if before and job.data is not None and not same_rows(before[0]["data"], job.data):
+        yield "the rows have another manifest than those of the run's last start; it goes on at the same numbers"
 
 
 @contextmanager
