@@ -54,6 +54,8 @@ def test_a_folder_of_a_runs_weights_is_loaded_by_its_name_alone(spark13b: Run, t
         found = find_model(made, None, None, {}, ())
         assert found.preset.model == find_model(run, None, None, {}, ()).preset.model
         assert found.tokenizer.fingerprint == find_model(run, None, None, {}, ()).tokenizer.fingerprint
+    again = spark13b("ckpt", "quantize", tmp_path / "made-0", tmp_path / "again", "--bits", 4)
+    assert "note: these are int4/64" in again.stderr
     spark13b("convert", "dtype", run, tmp_path / "one.safetensors")
     assert not (tmp_path / "preset.yaml").exists() and not (tmp_path / "tokenizer").exists()
 

@@ -205,6 +205,8 @@ class TestOutputFile:
         code, _, err = infer("--prompt-file", file, "--output", output)
         assert code == 2 and "the output already exists" in err
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "q.jsonl"]
+        code, out, _ = infer("x", "--output", output, "--max-new-tokens", 3, "--force", "--json")
+        assert json.loads(out) == {"output": str(output), "answers": 1}
 
     def test_replaces_neither_a_folder_nor_the_prompts(self, infer: Run, tmp_path: Path) -> None:
         folder, lines = tmp_path / "folder", write_lines(tmp_path / "q.jsonl", {"input": "x"})

@@ -123,6 +123,7 @@ def quantize(
     """Round weights to 8 or 4 bits, for answers on a CPU: less memory, and faster. Norms and biases stay float32."""
     from spark13b.ckpt.conversion import bytes_of
     from spark13b.ckpt.opening import open_checkpoint
+    from spark13b.ckpt.quantized import QuantizedCheckpoint, kept_as
     from spark13b.ckpt.quantizing import Wanted, quantize_checkpoint
     from spark13b.ckpt.selection import left_out
     from spark13b.cli.console import TerminalProgress
@@ -136,6 +137,9 @@ def quantize(
     wanted = Wanted(bits, embedding_bits or usual.embedding_bits, group, tuple(keep or ()))
     limit = bytes_of(shard_size) if shard_size is not None else None
     with open_checkpoint(source) as opened:
+        if isinstance(opened, QuantizedCheckpoint):
+            before = kept_as(opened)
+            progress.note(f"note: these are {before} already, and lose more: better take the weights they were made of")
         dropped = left_out(list(opened), ["weight"])
         if dropped:
             progress.note(dropped)

@@ -13,6 +13,7 @@ import typer
 
 from spark13b.cli import launching, options, sharing
 from spark13b.cli.app import debug_wanted
+from spark13b.cli.console import print_json
 from spark13b.errors import InputError
 
 if TYPE_CHECKING:
@@ -149,6 +150,8 @@ def infer(
         if output is not None:
             identity = f"{found.identity()} {logprobs} {merge_adapter}" + (f" {system}" if system else "")
             _to_file(session, asked, requests, output, identity, force, progress)
+            if as_json:
+                print_json({"output": str(output), "answers": len(asked)})
         elif as_json or (prompt_file is not None and not stream):
             for number, generation in _in_order(session, requests):
                 print(json.dumps(_record(session, asked[number], generation), ensure_ascii=False), flush=True)
