@@ -40,3 +40,17 @@ def test_a_folder_replaces_a_folder_with_force(tmp_path: Path) -> None:
         (draft / "new").touch()
     assert [path.name for path in target.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_removed_working_folder_keeps_nothing_from_being_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, target = tmp_path / "gone", tmp_path / "target"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    target.mkdir()
+    with replacing(target, force=True) as draft:
+        draft.mkdir()
+    assert list(tmp_path.iterdir()) == [target]
+    monkeypatch.chdir(tmp_path)

@@ -52,8 +52,12 @@ def refuse_folder(target: Path) -> None:
 
 def _check_replaceable(folder: Path) -> None:
     """Keep `--force` from removing the folder that the user is in, or the home, with all that is there."""
-    for kept in (Path.cwd(), Path.home()):
-        if kept.resolve().is_relative_to(folder.resolve()):
+    for find in (Path.cwd, Path.home):
+        try:
+            kept = find().resolve()
+        except (OSError, RuntimeError):  # a folder that was removed, a user without a home
+            continue
+        if kept.is_relative_to(folder.resolve()):
             raise InputError(
                 f"--force would remove this folder, and {kept} in it", where=folder, fix="name a new folder"
             )
