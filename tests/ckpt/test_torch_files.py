@@ -149,3 +149,14 @@ def test_a_zip_that_is_no_torch_file_is_said_to_be_so(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", a=np.ones(2))
     with pytest.raises(InputError, match="not a torch checkpoint"):
         open_checkpoint(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("place", [6, 42])  # of an entry of the directory: the version it needs, where its record is
+def test_a_damaged_directory_of_a_zip_is_said_to_be_damage(tmp_path: Path, place: int) -> None:
+    write_checkpoint(tmp_path / "a.pt", {"w": np.ones(2, np.float32)}, "torch")
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    entry = data.index(b"PK\x01\x02")
+    data[entry + place : entry + place + 2] = b"\xff\xff"
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(InputError, match=r"damaged|cut off|truncated"):
+        open_checkpoint(tmp_path / "a.pt")

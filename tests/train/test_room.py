@@ -17,7 +17,7 @@ from spark13b.train import checkpoint, recorder, training
 from spark13b.train.claim import LOCK, Claim
 from spark13b.train.room import new_checkpoints, saves_until
 from spark13b.train.run import Job, check, train
-from train.small_run import Notes, small_preset, small_rows
+from train.small_run import GOLDEN, Notes, small_preset, small_rows
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +160,21 @@ def test_weights_that_are_not_there_or_do_not_fit_are_found_without_data(job, tm
     with pytest.raises(InputError, match="does not fit the model"):
         check(replace(job(load=tmp_path / "run", model__num_layers=2), data=None))
     check(replace(job(load=tmp_path / "run"), data=None))
+
+
+def test_the_tokenizer_of_rows_that_came_from_elsewhere_is_taken_from_the_weights_or_missed(job, tmp_path):
+    train(job(train__steps=1))
+    (tmp_path / "run").rename(tmp_path / "base")
+    rows = small_rows(tmp_path, records=10)
+    manifest = Path(f"{rows}.json")
+    manifest.write_text(manifest.read_text().replace(str(GOLDEN), "/elsewhere"))
+    notes, said = Notes(), "note: the tokenizer of the rows is not here; answers of this run need --tokenizer"
+    train(replace(job(train__steps=1, load=tmp_path / "base"), data=rows), notes)
+    assert (tmp_path / "run" / "tokenizer" / "tokenizer.model").is_file()
+    assert said not in notes.said
+    train(replace(job(train__steps=1, force=True), data=rows), notes)
+    assert not (tmp_path / "run" / "tokenizer").exists()
+    assert said in notes.said
 
 
 def test_fine_tuning_from_nothing_and_a_load_that_is_not_read_are_noted(job, tmp_path):

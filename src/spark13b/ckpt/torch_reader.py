@@ -86,7 +86,7 @@ class TorchCheckpoint(FileCheckpoint):
 def _zip(file: BinaryIO, path: Path) -> tuple[Any, dict[str, _Extent], dict[str, str]]:
     try:
         archive = zipfile.ZipFile(file)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # of a version or a name that cannot be
         raise _cut_off(file, path) from error
     records = {record.filename: record for record in archive.infolist()}
     index = next((name for name in records if name.endswith("/data.pkl") and name.count("/") == 1), None)
@@ -139,8 +139,8 @@ def _check_byte_order(file: BinaryIO, records: Mapping[str, zipfile.ZipInfo], ro
 def _data_offset(file: BinaryIO, record: zipfile.ZipInfo, path: Path) -> int:
     if record.compress_type != zipfile.ZIP_STORED:
         raise InputError(f"the file's '{record.filename}' is compressed", where=path, fix="save it with torch.save")
-    file.seek(record.header_offset)
-    head = file.read(_LOCAL.size)
+    file.seek(max(0, record.header_offset))
+    head = file.read(_LOCAL.size) if record.header_offset >= 0 else b""
     if len(head) < _LOCAL.size or not head.startswith(ZIP_HEAD):
         what = f"the file is damaged: no record '{record.filename}' at byte {record.header_offset:,}"
         raise InputError(what, where=path, fix="copy or download the file again")

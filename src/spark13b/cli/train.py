@@ -179,7 +179,8 @@ def show_result(result: Mapping[str, Any]) -> None:
         facts.append(f"{result['skipped']:,} of them skipped")
     if result["first_loss"] is not None:
         facts.append(f"loss {result['first_loss']:.4f} -> {result['last_loss']:.4f}")
-        facts.append(f"{result['tokens_per_second']:,.0f} tokens/s")
+        if result["tokens_per_second"]:  # of one step alone, in which MindSpore compiles, nothing can be said
+            facts.append(f"{result['tokens_per_second']:,.0f} tokens/s")
     print(", ".join(facts))
     if result["evaluation"] is not None:
         print(f"evaluation: {Evaluation.from_dict(result['evaluation'])}")

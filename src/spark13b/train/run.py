@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 from spark13b.ckpt import open_checkpoint
@@ -13,7 +14,7 @@ from spark13b.errors import InputError, JobError
 from spark13b.files import DiskFull, check_writable, disk_error, write_text
 from spark13b.model.names import match_names
 from spark13b.progress import SILENT, Progress
-from spark13b.run_folder import RunFolder
+from spark13b.run_folder import RunFolder, run_around
 from spark13b.train.base import rounded_base
 from spark13b.train.claim import LOCK, Claim
 from spark13b.train.job import Job, Result
@@ -106,7 +107,10 @@ def train(job: Job, progress: Progress = SILENT, on_step: Callable[[int], None] 
                 if alone:
                     claim.take()
                     check_start(job)  # another run may have come and gone while the weights were read
-                _prepare(job, job.data, run)
+                tokenizer = _tokenizer(job, job.data)
+                if tokenizer is None:
+                    progress.note("note: the tokenizer of the rows is not here; answers of this run need --tokenizer")
+                _prepare(job, tokenizer, run)
             record_start(run, job, training.state.step)
         training.wait()
         if not run.is_run():
@@ -169,7 +173,7 @@ def _check_same_task(job: Job, run: RunFolder) -> None:
         raise InputError(f"this run trains {what}", where=run.path, fix=fix)
 
 
-def _prepare(job: Job, data: Path, run: RunFolder) -> None:
+def _prepare(job: Job, tokenizer: bytes | None, run: RunFolder) -> None:
     """Fill the run's folder, with preset and tokenizer."""
     for old in run.path.iterdir():
         if old in (run.logs, run.path / LOCK):  # of this very run
@@ -178,16 +182,24 @@ def _prepare(job: Job, data: Path, run: RunFolder) -> None:
             shutil.rmtree(old)
         else:
             old.unlink()
-    manifest = read_manifest(data)
-    if manifest is not None:
-        from spark13b.data.tokenizer import SparkTokenizer
-
-        model = Path(manifest.tokenizer.path)
-        if model.exists() and SparkTokenizer.load(model).fingerprint == manifest.tokenizer.sha256:
-            run.tokenizer.mkdir()
-            source = model / "tokenizer.model" if model.is_dir() else model
-            shutil.copyfile(source, run.tokenizer / "tokenizer.model")
+    if tokenizer is not None:
+        run.tokenizer.mkdir()
+        (run.tokenizer / "tokenizer.model").write_bytes(tokenizer)
     write_text(run.preset, job.preset.to_yaml())  # last: it makes the folder a run
+
+
+def _tokenizer(job: Job, data: Path) -> bytes | None:
+    """The tokenizer that made the rows, where their manifest says or beside the weights of --load; None: in neither."""
+    manifest, load = read_manifest(data), job.load and run_around(job.load)
+    if manifest is None:
+        return None
+    for folder in (Path(manifest.tokenizer.path), *([load.tokenizer] if load else [])):
+        model = folder / "tokenizer.model" if folder.is_dir() else folder
+        if model.is_file():
+            content = model.read_bytes()
+            if sha256(content).hexdigest() == manifest.tokenizer.sha256:
+                return content
+    return None
 
 
 def no_data() -> InputError:
