@@ -93,6 +93,7 @@ class TestPrompts:
             (json.dumps({"messages": [{"role": "user", "content": "天气" * 200}]}), "the context holds 128"),
             ('{"messages": [{"role": "assistant", "content": "x"}]}', "begins and ends with what the user says"),
             ('{"messages": [{"role": "user", "content": null}]}', "message 1 has no"),
+            ('{"input": "x", "history": [["a"]]}', '"history" is not a list of [question, answer]'),
             (r'{"input": "\ud800"}', "half a character"),
         ],
     )
@@ -125,6 +126,13 @@ class TestPrompts:
         (third,) = records(infer("你好", "--system", "s", "--json", "--max-new-tokens", 5)[1])
         assert third["prompt_tokens"] == first["prompt_tokens"] == second["prompt_tokens"]
         assert third["predict"] == first["predict"]
+
+    def test_may_have_a_history_as_training_examples_do(self, infer: Run, tmp_path: Path) -> None:
+        turns = [("user", "a"), ("assistant", "b"), ("user", "你好")]
+        chat = [{"role": role, "content": content} for role, content in turns]
+        lines = write_lines(tmp_path / "q.jsonl", {"messages": chat}, {"instruction": "你好", "history": [["a", "b"]]})
+        first, second = records(infer("--prompt-file", lines, "--max-new-tokens", 5)[1])
+        assert first == second
 
     def test_that_are_not_utf8_are_refused_with_their_byte(self, model: Path) -> None:
         command = [sys.executable, "-m", "spark13b", "infer", "--load", str(model)]

@@ -13,7 +13,7 @@ from spark13b.errors import InputError, nearest
 from spark13b.infer.conversation import ROLES, Turn
 
 _TEXTS = ("instruction", "input", "inputs", "prompt", "text")
-_TAKEN = {*_TEXTS, "input_ids", "messages", "system"}
+_TAKEN = {*_TEXTS, "input_ids", "messages", "system", "history"}
 _HINT = 'write {"input": "the question"}'
 
 
@@ -87,8 +87,8 @@ def read_prompts(path: Path) -> list[Prompt]:
     """The prompts of a file, in order: JSON Lines or a JSON array of {"input": "..."}, or plain text, one a line.
 
     `inputs`, `prompt`, and `instruction` with `input` behind it, are taken as well, `messages` for a conversation as
-    OpenAI's API has it, and `input_ids` for a prompt that is already in tokens. Raises InputError naming the line that
-    has none.
+    OpenAI's API has it, or `history` before the question, and `input_ids` for a prompt that is already in tokens.
+    Raises InputError naming the line that has none.
     """
     return [_prompt(record) for record in read_records(path)]
 
@@ -112,10 +112,23 @@ def _prompt(record: Record) -> Prompt:
             if name == "instruction" and fields.get("input"):
                 texts.append(fields["input"])
             if all(isinstance(text, str) for text in texts) and "".join(texts).strip():
-                return Prompt("".join(texts), system=system, **found)
+                question = "".join(texts)
+                if fields.get("history"):
+                    return Prompt(turns=(*_history(record), Turn("user", question)), system=system, **found)
+                return Prompt(question, system=system, **found)
             raise place.error(f'the line has no text in "{name}"', _HINT)
     near = nearest("input", fields)
     raise place.error('the line has no "input"', f"rename '{near}' to \"input\"" if near else _HINT)
+
+
+def _history(record: Record) -> Iterator[Turn]:
+    """The turns before an alpaca record's question."""
+    history = record.fields["history"]
+    for pair in history if isinstance(history, list) else [history]:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise record.place.error('"history" is not a list of [question, answer]', 'write {"history": [["q", "a"]]}')
+        yield Turn("user", pair[0])
+        yield Turn("assistant", pair[1])
 
 
 def _turns(record: Record) -> tuple[Turn, ...]:
