@@ -90,6 +90,17 @@ def test_what_other_tools_call_a_command_leads_to_one_that_there_is(shown):
         assert not sub or f" {sub} " in shown[command][0]
 
 
+def test_a_misspelt_device_is_refused_and_capitals_are_not(monkeypatch):
+    from spark13b.errors import InputError
+    from spark13b.model.device import surely_cpu
+
+    monkeypatch.setenv("SPARK13B_DEVICE", "CPU")
+    assert surely_cpu()
+    monkeypatch.setenv("SPARK13B_DEVICE", "gpu")
+    with pytest.raises(InputError, match="SPARK13B_DEVICE=gpu is not cpu"):
+        surely_cpu()
+
+
 def test_the_version_goes_to_stdout():
     result = process("--version")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"spark13b {__version__}\n", "")

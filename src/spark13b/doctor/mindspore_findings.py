@@ -41,7 +41,7 @@ def _devices(facts: dict[str, object], npu: bool) -> Finding:
         return Finding("devices", "ok", f"MindSpore sees {facts['count']} x {', '.join(dict.fromkeys(names))}")
     if not npu:
         return Finding("devices", "ok", "the CPU")
-    if os.environ.get("SPARK13B_DEVICE") == "cpu":
+    if os.environ.get("SPARK13B_DEVICE", "").lower() == "cpu":
         return Finding("devices", "ok", "the CPU, as SPARK13B_DEVICE says; the NPUs are left alone")
     fix = (
         "source CANN's set_env.sh, and install the MindSpore wheel that supports Ascend; "

@@ -27,8 +27,7 @@ def device() -> Device:
     """
     import mindspore
 
-    wanted = os.environ.get("SPARK13B_DEVICE", "")
-    found: Device = "ascend" if wanted != "cpu" and _sees_ascend(mindspore) else "cpu"
+    found: Device = "cpu" if cpu_is_forced() or not _sees_ascend(mindspore) else "ascend"
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     mindspore.set_device("Ascend" if found == "ascend" else "CPU")
     # O1 runs small operators 1.5 times faster than O0 on a CPU (shared/SPEC.md, section 12)
@@ -40,7 +39,19 @@ def device() -> Device:
 
 def surely_cpu() -> bool:
     """Whether `device` would say `cpu`; MindSpore is not asked, and not loaded."""
-    return os.environ.get("SPARK13B_DEVICE", "") == "cpu" or not _DRIVER.exists()
+    return cpu_is_forced() or not _DRIVER.exists()
+
+
+def cpu_is_forced() -> bool:
+    """Whether SPARK13B_DEVICE says so. Raises InputError for another word, which is misspelt and would do nothing."""
+    wanted = os.environ.get("SPARK13B_DEVICE", "").lower()
+    if wanted not in ("", "cpu"):
+        raise InputError(
+            f"SPARK13B_DEVICE={wanted} is not cpu",
+            where="the environment variable SPARK13B_DEVICE",
+            fix="set it to cpu to leave NPUs alone, or unset it",
+        )
+    return wanted == "cpu"
 
 
 def check_machine(preset: Preset) -> None:
