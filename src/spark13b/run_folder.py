@@ -76,7 +76,7 @@ class RunFolder:
         """The folders of all checkpoints, oldest first."""
         folder = self.path / "checkpoints"
         found = folder.iterdir() if folder.is_dir() else ()
-        return sorted(child for child in found if _STEP.fullmatch(child.name))
+        return sorted(child for child in found if _STEP.fullmatch(child.name) and child.is_dir())
 
     def is_run(self) -> bool:
         """Whether a training run was started here."""

@@ -158,6 +158,18 @@ def test_a_run_of_tokens_ends_with_the_step_that_reaches_them(script, rows, run)
     assert result.steps == 5
 
 
+@pytest.mark.parametrize("starts", ["[]", '{"starts": 5}', '{"starts": [5]}', '{"starts": [{"data": null}]}', "\0"])
+def test_a_run_goes_on_whatever_became_of_what_it_says_of_itself(script, rows, run, starts):
+    train(job(rows, run, train__steps=1))
+    run.environment.write_text(starts)
+    with run.metrics.open("ab") as file:
+        file.write(b"\xff\0")
+    run.checkpoint(9).touch()  # no folder
+    assert train(job(rows, run, resume=True, train__steps=2)).finished
+    assert [record["step"] for record in records(run)] == [1, 2]
+    assert json.loads(run.environment.read_text())["starts"][-1]["step"] == 1
+
+
 def test_a_warm_up_that_is_longer_than_the_run_is_noted(script, rows, run):
     notes, endless = Notes(), {"train__steps": None, "schedule__warmup_steps": 5}
     train(job(rows, run, train__tokens=5 * 64, **endless), notes)

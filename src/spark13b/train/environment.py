@@ -32,8 +32,9 @@ def record_start(run: RunFolder, job: Job, step: int) -> None:
 def starts_of(run: RunFolder) -> list[dict[str, Any]]:
     """The starts of a run that its environment.json knows of, oldest first."""
     try:
-        return list(json.loads(run.environment.read_text(encoding="utf-8"))["starts"])
-    except (OSError, ValueError, KeyError):  # a run of an older release, or what a person made of the file
+        starts = json.loads(run.environment.read_text(encoding="utf-8"))["starts"]
+        return [start for start in starts if isinstance(start, dict)]
+    except (OSError, ValueError, KeyError, TypeError):  # a run of an older release, or what a person made of the file
         return []
 
 
@@ -60,9 +61,10 @@ def environment(job: Job) -> dict[str, Any]:
     }
 
 
-def same_rows(before: dict[str, Any], now: Path) -> bool:
+def same_rows(start: dict[str, Any], rows: Path) -> bool:
     """Whether rows are those that an earlier start told of; also where it or they have no manifest to tell by."""
-    hashes = (before.get("manifest_sha256"), _manifest_hash(now))
+    before = start.get("data")
+    hashes = (before.get("manifest_sha256") if isinstance(before, dict) else None, _manifest_hash(rows))
     return None in hashes or hashes[0] == hashes[1]
 
 

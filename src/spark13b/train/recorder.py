@@ -99,7 +99,7 @@ def _kept(run: RunFolder, step: int, evaluated: int) -> list[str]:
     kept: list[str] = []
     if not run.metrics.exists():
         return kept
-    for line in run.metrics.read_text(encoding="utf-8").splitlines():
+    for line in run.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
             last = evaluated if "eval_loss" in record else step

@@ -141,7 +141,7 @@ def _notes(job: Job, plan: Plan) -> Iterator[str]:
     if job.load is not None and _goes_on_alone(job):
         yield "--load is not read: the run goes on with the weights of its own checkpoint"
     before = starts_of(run)[-1:] if job.resume else []
-    if before and job.data is not None and not same_rows(before[0]["data"], job.data):
+    if before and job.data is not None and not same_rows(before[0], job.data):
         yield "the rows have another manifest than those of the run's last start; it goes on at the same numbers"
 
 

@@ -277,7 +277,7 @@ class Training:
         """The weights that a run began with which was stopped before its first checkpoint."""
         self.progress.note("note: the run has no checkpoint yet; it begins again")
         starts = starts_of(self.run_folder)
-        return self.job.load or (Path(starts[0]["load"]) if starts and starts[0]["load"] else None)
+        return self.job.load or (Path(starts[0]["load"]) if starts and starts[0].get("load") else None)
 
     def _evaluator(self) -> Evaluator | None:
         if self.job.eval_data is None:
