@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -178,3 +179,16 @@ def test_the_page_on_memory_shows_what_the_commands_print():
     assert dry_run("train", "--preset", "800T-A2-sft").stdout in text
     refused = dry_run("train", "--preset", "800T-A2-sft", "--set", "train.recompute=false").stderr
     assert refused.removesuffix("False 2\n") in text
+
+
+def test_the_processes_of_one_machine_share_its_memory_however_many_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory = SimpleNamespace(total=64 * 2**30)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    for processes in (2, 9, 16):
+        command = ["train", "--preset", "cpu-tiny-sft", "--dry-run", "--json", "--nproc", str(processes)]
+        assert run(command) == 0
+        assert json.loads(capsys.readouterr().out)["memory_limit"] == memory.total // processes
+    assert run([*command[:-1], "64"]) == 2
+    assert "may use 1.00 GiB" in capsys.readouterr().err

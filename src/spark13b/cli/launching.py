@@ -118,7 +118,7 @@ class Processes:
                 fix=f"choose a multiple of {model_parallel} processes, or --set parallel.model_parallel",
             )
         values = {"machine.devices": devices, "parallel.data_parallel": devices // model_parallel}
-        if self.nproc is not None and self.nnodes > 1:
+        if self.nproc is not None and (self.nnodes > 1 or self.nproc > preset.machine.devices_per_node):
             values["machine.devices_per_node"] = self.nproc
         return values
 
