@@ -74,6 +74,28 @@ class TestChat:
         assert answer.usage.completion_tokens == 8
         assert answer.usage.total_tokens == 8 + answer.usage.prompt_tokens
 
+    def test_what_was_said_before_is_not_read_again(self, client: openai.OpenAI, server: str) -> None:
+        before = metric(server, "spark13b_reused_prompt_tokens_total")
+        turns = [{"role": "user", "content": "一二三四五六七八九十，这是一个很长的问题，要有许多词元"}]
+        usages = []
+        for _ in range(2):
+            answer = client.chat.completions.create(model="small", messages=turns, max_tokens=6)  # type: ignore[arg-type]
+            turns += [{"role": "assistant", "content": answer.choices[0].message.content}]  # type: ignore[list-item]
+            turns += [{"role": "user", "content": "然后呢"}]
+            usages.append(answer.usage)
+        first, second = usages
+        assert first.prompt_tokens_details.cached_tokens == 0
+        assert first.prompt_tokens <= second.prompt_tokens_details.cached_tokens < second.prompt_tokens
+        told = metric(server, "spark13b_reused_prompt_tokens_total") - before
+        assert told == second.prompt_tokens_details.cached_tokens
+
+    def test_the_choices_of_a_request_share_its_reading(self, client: openai.OpenAI, server: str) -> None:
+        before = metric(server, "spark13b_reused_prompt_tokens_total")
+        ids = list(range(300, 340))
+        answer = client.completions.create(model="small", prompt=ids, max_tokens=4, n=3)  # type: ignore[arg-type]
+        assert len(answer.choices) == 3
+        assert metric(server, "spark13b_reused_prompt_tokens_total") - before == 2 * 39
+
     def test_a_stream_says_the_same_piece_by_piece_and_the_usage_at_the_end(self, client: openai.OpenAI) -> None:
         whole = ask(client, "天气", max_tokens=12)
         chunks = list(ask(client, "天气", max_tokens=12, stream=True, stream_options={"include_usage": True}))

@@ -71,7 +71,7 @@ def chat(
     found = find_model(load, preset, tokenizer, drawing.options(), assignments or [], adapter)
     if found.is_demo:
         progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
-    session = Session(found, fold=merge_adapter)
+    session = Session(found, fold=merge_adapter, reuse=True)
     if session.doubt:
         progress.note(f"note: {session.doubt}")
     if debug_wanted():

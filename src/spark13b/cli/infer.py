@@ -70,6 +70,7 @@ def infer(
     stop: options.Stop = None,
     num_beams: options.NumBeams = None,
     draft_tokens: options.DraftTokens = None,
+    reuse: options.Reuse = False,
     assignments: options.Set = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what answering needs in memory, and stop. Needs no device.")
@@ -141,7 +142,7 @@ def infer(
         files = answering_files(parts.base, parts.adapters, found.preset.model, merge_adapter)
         seats = _seats(batch_size, len(asked), found.preset, context, files)
         check_answering(found.preset, seats, context, files)
-        session = Session(found, seats, context, part.mesh, fold=merge_adapter)
+        session = Session(found, seats, context, part.mesh, fold=merge_adapter, reuse=reuse)
         if session.doubt:
             progress.note(f"note: {session.doubt}")
         if debug_wanted():
@@ -149,6 +150,7 @@ def infer(
         part.lead(session)
         if output is not None:
             identity = f"{found.identity()} {logprobs} {merge_adapter}" + (f" {system}" if system else "")
+            identity += " reuse" if reuse else ""
             _to_file(session, asked, requests, output, identity, force, progress)
             if as_json:
                 print_json({"output": str(output), "answers": len(asked)})

@@ -27,6 +27,12 @@ Adapter = Annotated[
 MergeAdapter = Annotated[
     bool, typer.Option("--merge-adapter", help="Add the adapters to the weights at load: faster, and rounded.")
 ]
+Reuse = Annotated[
+    bool,
+    typer.Option(
+        "--reuse/--no-reuse", help="Read of a prompt what no text before began with. Answers may differ by rounding."
+    ),
+]
 Tokenizer = Annotated[Path | None, typer.Option("--tokenizer", help="Folder that holds tokenizer.model.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]

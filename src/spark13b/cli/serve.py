@@ -56,6 +56,7 @@ def serve(
     cors_origin: Annotated[
         list[str] | None, typer.Option("--cors-origin", help="Pages from there may ask. Repeatable; off by default.")
     ] = None,
+    reuse: options.Reuse = True,
     model_name: Annotated[str, typer.Option("--model-name", help="The model's name in the API.")] = "spark13b",
     assignments: options.Set = None,
     dry_run: Annotated[
@@ -104,7 +105,7 @@ def serve(
         files = answering_files(parts.base, parts.adapters, found.preset.model, merge_adapter)
         places = _seats(seats, found.preset, context, files)
         check_answering(found.preset, places, context, files)
-        session = Session(found, places, context, part.mesh, fold=merge_adapter)
+        session = Session(found, places, context, part.mesh, fold=merge_adapter, reuse=reuse)
         if session.doubt:
             progress.note(f"note: {session.doubt}")
         if debug_wanted():

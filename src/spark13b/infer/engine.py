@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from spark13b.model.causal_lm import SparkForCausalLM
 
 _SMALLEST, _GROWTH = 256, 4  # slots of the caches on a CPU: 256, 1024, 4096, ... up to those of the whole context
+_ALONE = 4096  # the smallest for one conversation: what is not written takes no memory, and a larger one is read anew
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Pace:
 
     prompt_tokens: int = 0
     prompt_seconds: float = 0.0
+    reused_tokens: int = 0  # of prompts, which needed no reading
     new_tokens: int = 0
     step_seconds: float = 0.0
     compile_seconds: float = 0.0  # of those calls
@@ -77,6 +79,9 @@ class Engine:
 
     `context` bounds a text, prompt and answer, where it is to be shorter than the model's. Without a tokenizer answers
     have no text, stop strings do nothing, and `end_id` ends an answer. `make_decoder`: see `together`.
+
+    With `reuse` a prompt is read from where it differs from a text that was read before. Keys and values of tokens that
+    were read in other parts, or chosen, differ by rounding, and so may an answer.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class Engine:
         chunk: int = 512,
         end_id: int | None = None,
         make_decoder: Callable[..., Decoding] = usual_decoder,
+        reuse: bool = False,
     ) -> None:
         self.model, self.tokenizer, self.seats, self.chunk = model, tokenizer, seats, chunk
         self.context = min(context or model.config.seq_length, model.config.seq_length)
@@ -96,7 +102,7 @@ class Engine:
         # a model may have more tokens than its tokenizer, to round their number up: they are never chosen
         self._known = tokenizer.vocab_size if tokenizer is not None else model.config.vocab_size
         self.pace = Pace()
-        self._make_decoder = make_decoder
+        self._make_decoder, self._reuse = make_decoder, reuse
         self._waiting: deque[Generation] = deque()
         self._reading: _Reading | None = None
         self._rooms: dict[int, _Room] = {}  # by the slots of their caches
@@ -187,7 +193,7 @@ class Engine:
             prompt = reading.generation.request.prompt
             part = list(prompt[reading.done : reading.done + self.chunk])
             with self._timed(reading.seating.decoder) as clock:
-                logits = reading.seating.decoder.read(part, reading.done)[: self._known]
+                logits = reading.seating.read(part, reading.done)[: self._known]
             if not clock.compiled:
                 self.pace.prompt_tokens += len(part)
                 self.pace.prompt_seconds += clock.seconds
@@ -208,7 +214,10 @@ class Engine:
             return False
         seating = self._room_for(self._total(request)).seating
         seating.clear_reading()
-        self._reading = _Reading(self._waiting.popleft(), seating)
+        generation = self._waiting.popleft()
+        generation.reused = seating.resume(request.prompt) if self._reuse else 0
+        self.pace.reused_tokens += generation.reused
+        self._reading = _Reading(generation, seating, generation.reused)
         return True
 
     def _begin(self, reading: _Reading, logits: np.ndarray) -> list[Piece]:
@@ -232,7 +241,7 @@ class Engine:
         fed = [run.next() for run in room.running]
         seats, tokens, positions = zip(*(feed for feeds in fed for feed in feeds), strict=True)
         with self._timed(room.seating.decoder) as clock:
-            logits = room.seating.decoder.step(seats, tokens, positions)[:, : self._known]
+            logits = room.seating.step(seats, tokens, positions)[:, : self._known]
         pieces, first = [], 0
         for run, feeds in zip(list(room.running), fed, strict=True):
             pieces.append(run.take(logits[first : first + len(feeds)]))
@@ -276,7 +285,7 @@ class Engine:
         most = min(self.context, self.model.config.cache_slots)
         if not self._on_cpu():
             return most
-        slots = _SMALLEST
+        slots = _ALONE if self._reuse and self.seats <= 1 and isinstance(self.model, NativeModel) else _SMALLEST
         while slots < total:
             slots *= _GROWTH
         return min(slots, most)

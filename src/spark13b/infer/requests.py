@@ -43,6 +43,7 @@ class Generation:
     text: str = ""
     finish_reason: FinishReason | None = None
     score: float | None = None  # of a beam: the mean log-probability of its tokens
+    reused: int = 0  # tokens of the prompt that needed no reading: a text before began with them
     alternatives: list[Generation] = field(default_factory=list)  # the other beams of a beam search, best first
     added_at: float = field(default_factory=time.monotonic)
     first_token_at: float | None = None

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from spark13b.infer.decoding import READING, Decoding
+from spark13b.infer.held import HeldTexts
+
+_WORTH = 16  # tokens that a prompt and a text must have in common: every prompt begins with some of the template
 
 
 class Seating:
     """The seats of one decoder. A text's seat may change; ask `seat_of` before each step.
 
     Prompts are read in the reading seat, and a text that is alone stays there: its steps are those of one text. With
-    company it moves into a batch.
+    company it moves into a batch. Seats keep their texts until others need them, so that a prompt can go on from one.
     """
 
     def __init__(self, decoder: Decoding) -> None:
         self.decoder = decoder
         self._seats: dict[object, int] = {}
+        self._held = HeldTexts(decoder.slots)
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -27,6 +35,36 @@ class Seating:
     def seat_of(self, text: object) -> int:
         """Where a text sits."""
         return self._seats[text]
+
+    def read(self, part: Sequence[int], start: int) -> np.ndarray:
+        """Read a part of a prompt at position `start` in the reading seat -> logits (V,) after it."""
+        logits = self.decoder.read(part, start)
+        self._held.write(READING, part, start)
+        return logits
+
+    def step(self, seats: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> np.ndarray:
+        """Append a token to the text of each seat, at its position -> logits (len(seats), V) after each."""
+        logits = self.decoder.step(seats, tokens, positions)
+        for seat, token, position in zip(seats, tokens, positions, strict=True):
+            self._held.write(seat, [token], position)
+        return logits
+
+    def resume(self, prompt: Sequence[int]) -> int:
+        """Bring a text that begins like `prompt` to the reading seat, which is free -> how many tokens of it are there.
+
+        The text that the reading seat held moves to a free seat, if there is one and much of it would be lost.
+        """
+        seats = [READING, *range(1, self.decoder.seats + 1)]
+        best = max(seats, key=lambda seat: self._held.shared(seat, prompt))
+        common = self._held.shared(best, prompt)
+        if common < _WORTH:
+            common, best = 0, READING
+        free = [seat for seat in self._free_seats() if seat != best]
+        if free and self._held.lost(READING, common if best == READING else 0) >= _WORTH:
+            self._copy(READING, self._held.least_missed(reversed(free)))
+        if best != READING:
+            self._copy(best, READING)
+        return common
 
     def clear_reading(self) -> None:
         """Make the reading seat free for a prompt."""
@@ -44,12 +82,12 @@ class Seating:
     def fork(self, text: object, parent: object) -> None:
         """Seat `text` as a copy of `parent`."""
         seat = self._free_seat()
-        self.decoder.copy(self._seats[parent], seat)
+        self._copy(self._seats[parent], seat)
         self._seats[text] = seat
 
     def become(self, text: object, parent: object) -> None:
         """Let `text`, which is seated, go on as a copy of `parent`."""
-        self.decoder.copy(self._seats[parent], self._seats[text])
+        self._copy(self._seats[parent], self._seats[text])
 
     def leave(self, text: object) -> None:
         """Free the seat of a text."""
@@ -63,9 +101,17 @@ class Seating:
                 self._move(text, READING)
 
     def _move(self, text: object, seat: int) -> None:
-        self.decoder.copy(self._seats[text], seat)
+        self._copy(self._seats[text], seat)
         self._seats[text] = seat
 
+    def _copy(self, source: int, target: int) -> None:
+        self.decoder.copy(source, target)
+        self._held.copy(source, target)
+
     def _free_seat(self) -> int:
+        return self._free_seats()[0]  # low ones, so that few batches have texts
+
+    def _free_seats(self) -> list[int]:
+        """Of those beside the reading one."""
         taken = set(self._seats.values())
-        return next(seat for seat in range(1, self.decoder.seats + 1) if seat not in taken)
+        return [seat for seat in range(1, self.decoder.seats + 1) if seat not in taken]

@@ -166,7 +166,7 @@ class Session:
 
     `seats`: answers at once. `context`: the most tokens of a prompt and its answer, where that is known. `mesh`: the
     processes that share the model, this one being one of them. `fold`: adapters are added to the weights at once
-    instead of being computed beside them.
+    instead of being computed beside them. `reuse`: see `Engine`.
     """
 
     def __init__(
@@ -176,13 +176,14 @@ class Session:
         context: int | None = None,
         mesh: Mesh | None = None,
         fold: bool = False,
+        reuse: bool = False,
     ) -> None:
         from spark13b.infer.loading import load_model, load_part
 
         preset = found.preset
         self._found = found
         self.options, self.tokenizer = preset.generation, found.tokenizer
-        self.seats, self._context = seats, context
+        self.seats, self._context, self._reuse = seats, context, reuse
         if found.tokenizer.vocab_size > preset.model.vocab_size:
             raise InputError(
                 f"the tokenizer has {found.tokenizer.vocab_size} tokens, the model knows {preset.model.vocab_size}",
@@ -210,7 +211,12 @@ class Session:
         if self._engine is None:
             make_decoder = self.make_decoder or usual_decoder
             self._engine = Engine(
-                self.model, self.tokenizer, self.seats, context=self._context, make_decoder=make_decoder
+                self.model,
+                self.tokenizer,
+                self.seats,
+                context=self._context,
+                make_decoder=make_decoder,
+                reuse=self._reuse,
             )
         return self._engine
 
@@ -289,6 +295,8 @@ class Session:
         parts = []
         if pace.prompt_seconds:
             parts.append(f"prompts at {pace.prompt_tokens / pace.prompt_seconds:,.0f} tokens/s")
+        if pace.reused_tokens:
+            parts.append(f"{pace.reused_tokens:,} of their tokens were read before")
         if pace.step_seconds:
             parts.append(f"{pace.new_tokens:,} tokens at {pace.new_tokens / pace.step_seconds:,.0f} tokens/s")
         if self._first:

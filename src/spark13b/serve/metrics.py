@@ -20,6 +20,9 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter("spark13b_requests", "Answers by outcome", ("path", "status"), registry=registry)
         self._prompt = Counter("spark13b_prompt_tokens", "Tokens of prompts", registry=registry)
+        self._reused = Counter(
+            "spark13b_reused_prompt_tokens", "Those of them that needed no reading", registry=registry
+        )
         self._new = Counter("spark13b_generated_tokens", "Tokens of answers", registry=registry)
         self._ended = Counter("spark13b_answers", "Answers by why they ended", ("reason",), registry=registry)
         self._first = Histogram(
@@ -45,6 +48,7 @@ class Metrics:
         if generation.first_token_at is None:  # its prompt was not read
             return
         self._prompt.inc(len(generation.request.prompt))
+        self._reused.inc(generation.reused)
         self._new.inc(len(generation.tokens))
         self._first.observe(generation.first_token_at - generation.added_at)
         if generation.finished_at is not None and len(generation.tokens) > 1:

@@ -112,11 +112,18 @@ class _Places:
         return places
 
 
-def usage(generations: Sequence[Generation]) -> dict[str, int]:
+def usage(generations: Sequence[Generation]) -> dict[str, Any]:
     """The tokens that were read and written; a prompt counts once however many choices were made of it."""
-    prompts = {id(generation.request.prompt): len(generation.request.prompt) for generation in generations}
-    asked, written = sum(prompts.values()), sum(len(generation.tokens) for generation in generations)
-    return {"prompt_tokens": asked, "completion_tokens": written, "total_tokens": asked + written}
+    prompts = {id(generation.request.prompt): generation for generation in reversed(generations)}  # each one's first
+    asked = sum(len(generation.request.prompt) for generation in prompts.values())
+    written = sum(len(generation.tokens) for generation in generations)
+    cached = sum(generation.reused for generation in prompts.values())
+    return {
+        "prompt_tokens": asked,
+        "completion_tokens": written,
+        "total_tokens": asked + written,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
 
 
 def spelled(piece: str) -> tuple[str, bytes]:

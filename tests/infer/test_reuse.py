@@ -1,0 +1,189 @@
+"""Prompts that begin like a text before are read from where they differ, and are answered as if read whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from infer.small_model import native_model, small_model
+from model.numpy_model import NumpyModel
+from spark13b.config.sections import GenerationConfig
+from spark13b.infer.decoding import READING
+from spark13b.infer.engine import Engine
+from spark13b.infer.held import HeldTexts
+from spark13b.infer.native_model import NativeModel
+from spark13b.infer.requests import Generation, Request
+from spark13b.model import SparkForCausalLM
+from spark13b.native.library import Library
+
+Model = SparkForCausalLM | NativeModel
+Pair = tuple[Model, NumpyModel]
+
+TEXT = np.random.default_rng(7).integers(1, 37, 200).tolist()
+
+
+@pytest.fixture(scope="module", params=["native", "mindspore"])
+def pair(request: pytest.FixtureRequest, native_library: Library) -> Pair:
+    """Window 64, context 160."""
+    if request.param == "native":
+        return native_model(native_library, window=64, context=160)
+    return small_model(window=64, context=160)
+
+
+@pytest.fixture(scope="module")
+def native(native_library: Library) -> Pair:
+    return native_model(native_library, window=64, context=160)
+
+
+def ask(engine: Engine, prompt: list[int], **options: Any) -> Generation:
+    options = {"max_new_tokens": 6} | options
+    generation = engine.add(Request(prompt, GenerationConfig(**options), 0))
+    while not generation.done:
+        engine.step()
+    return generation
+
+
+def expect(model: NumpyModel, answer: Generation) -> None:
+    """The tokens of the full pass, and their log-probabilities."""
+    text = list(answer.request.prompt)
+    for token in answer.tokens:
+        logits = model.logits(np.array([text]))[0, -1]
+        assert token.id == logits.argmax()
+        logprobs = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+        assert token.logprob == pytest.approx(logprobs[token.id], abs=1e-4)
+        text.append(token.id)
+
+
+def ids(answer: Generation) -> list[int]:
+    return [token.id for token in answer.tokens]
+
+
+def test_a_conversation_is_read_from_its_last_answer_on(pair: Pair) -> None:
+    engine = Engine(pair[0], seats=1, chunk=16, reuse=True)
+    first = ask(engine, TEXT[:20])
+    assert first.reused == 0
+    # the last token of the answer was chosen, and never went into the ring
+    second = ask(engine, TEXT[:20] + ids(first) + TEXT[20:25])
+    assert second.reused == 20 + len(first.tokens) - 1
+    third = ask(engine, [*second.request.prompt, *ids(second), 5])
+    assert third.reused == len(second.request.prompt) + len(second.tokens) - 1
+    for answer in (first, second, third):
+        expect(pair[1], answer)
+    assert engine.pace.reused_tokens == second.reused + third.reused
+
+
+def test_the_same_prompt_again_reads_one_token(pair: Pair) -> None:
+    engine = Engine(pair[0], seats=1, chunk=16, reuse=True)
+    for _ in range(2):
+        answer = ask(engine, TEXT[:30])
+        expect(pair[1], answer)
+    assert answer.reused == 29
+
+
+def test_another_prompt_goes_on_where_it_differs_and_few_tokens_are_not_worth_it(pair: Pair) -> None:
+    engine = Engine(pair[0], seats=1, chunk=16, reuse=True)
+    ask(engine, TEXT[:40])
+    other = ask(engine, [*TEXT[:17], 0, 0, 3])
+    assert other.reused == 17
+    expect(pair[1], other)
+    short = ask(engine, [*TEXT[:15], 1, 1])
+    assert short.reused == 0
+    expect(pair[1], short)
+
+
+def test_a_text_that_filled_its_ring_goes_on_at_its_end_alone(pair: Pair) -> None:
+    """64 slots: of 90 tokens the first are gone."""
+    engine = Engine(pair[0], seats=1, chunk=16, reuse=True)
+    long = ask(engine, TEXT[:90])
+    expect(pair[1], long)
+    onwards = ask(engine, [*TEXT[:90], *ids(long), 7])
+    assert onwards.reused == 90 + len(long.tokens) - 1
+    expect(pair[1], onwards)
+    back = ask(engine, TEXT[:80])
+    assert back.reused == 0
+    expect(pair[1], back)
+
+
+def test_conversations_that_take_turns_keep_their_seats(pair: Pair) -> None:
+    engine = Engine(pair[0], seats=2, chunk=16, reuse=True)
+    texts = [TEXT[:20], TEXT[30:55]]
+    for turn in range(3):
+        for number, text in enumerate(texts):
+            answer = ask(engine, text)
+            expect(pair[1], answer)
+            assert (answer.reused > 0) == (turn > 0)
+            texts[number] = [*text, *ids(answer), turn]
+
+
+def test_a_text_that_still_grows_lends_its_beginning(pair: Pair) -> None:
+    engine = Engine(pair[0], seats=3, chunk=16, reuse=True)
+    first = engine.add(Request(TEXT[:30], GenerationConfig(max_new_tokens=25), 0))
+    for _ in range(6):
+        engine.step()
+    assert not first.done
+    same = engine.add(Request(TEXT[:30], GenerationConfig(max_new_tokens=9), 0))
+    other = engine.add(Request([*TEXT[:22], 2, 1], GenerationConfig(max_new_tokens=9), 0))
+    while engine.busy:
+        engine.step()
+    assert (same.reused, other.reused) == (29, 22)
+    for answer in (first, same, other):
+        expect(pair[1], answer)
+
+
+def test_a_conversation_stays_in_one_cache_however_long_it_becomes(native_library: Library) -> None:
+    """Caches have 256, 1024 and more slots where texts are in company."""
+    model, twin = native_model(native_library, window=2048, context=2048)
+    engine = Engine(model, seats=1, reuse=True)
+    ask(engine, (TEXT * 2)[:240])
+    longer = ask(engine, (TEXT * 2)[:300])
+    assert longer.reused == 240
+    expect(twin, longer)
+
+
+def test_guesses_and_beams_work_on_texts_that_were_read_before(native: Pair) -> None:
+    engine = Engine(native[0], seats=3, chunk=16, reuse=True)
+    repeated = TEXT[:12] * 3
+    plain = ask(Engine(native[0], seats=3, chunk=16), repeated, max_new_tokens=20)
+    ask(engine, repeated[:30], draft_tokens=4)
+    guessed = ask(engine, repeated, draft_tokens=4, max_new_tokens=20)
+    assert guessed.reused >= 30
+    assert ids(guessed) == ids(plain)
+    beams = ask(engine, repeated, num_beams=3)
+    assert beams.reused == len(repeated) - 1
+    assert ids(beams) == ids(ask(Engine(native[0], seats=3, chunk=16), repeated, num_beams=3))
+
+
+def test_a_prompt_that_was_left_half_read_is_there_as_far_as_it_came(native: Pair) -> None:
+    engine = Engine(native[0], seats=1, chunk=16, reuse=True)
+    left = engine.add(Request(TEXT[:60], GenerationConfig(max_new_tokens=3)))
+    engine.step()
+    engine.step()
+    engine.cancel(left)
+    again = ask(engine, TEXT[:60])
+    assert again.reused == 32
+    expect(native[1], again)
+
+
+def test_without_reuse_every_prompt_is_read_whole(native: Pair) -> None:
+    engine = Engine(native[0], seats=2, chunk=16)
+    answers = [ask(engine, TEXT[:30]) for _ in range(2)]
+    assert [answer.reused for answer in answers] == [0, 0]
+    assert answers[0].tokens == answers[1].tokens
+
+
+def test_what_is_held_elsewhere_is_not_lost() -> None:
+    held = HeldTexts(slots=8)
+    held.write(READING, [1, 2, 3, 4], 0)
+    assert held.lost(READING, 1) == 3
+    held.copy(READING, 2)
+    held.write(2, [5], 4)
+    assert held.lost(READING, 1) == 0
+    held.write(2, [9], 3)  # a guess that was wrong
+    assert held.lost(READING, 1) == 3
+    assert held.shared(2, [1, 2, 3, 9, 7]) == 4
+    assert held.least_missed([2, 3, READING]) == 3
+    assert held.least_missed([2, READING]) == READING
+    held.copy(2, 1)
+    assert held.least_missed([READING, 2]) == 2
