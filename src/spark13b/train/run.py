@@ -71,6 +71,10 @@ def check_start(job: Job) -> None:
                 "the folder holds something that is no training run", where=job.output, fix="choose another --output"
             )
         check_writable(job.output, force=job.force or begun)
+        if job.load is not None and job.output.exists() and job.load.resolve().is_relative_to(job.output.resolve()):
+            raise InputError(
+                "the run would replace the weights that it begins with", where=job.load, fix="choose another --output"
+            )
 
 
 def train(job: Job, progress: Progress = SILENT, on_step: Callable[[int], None] = lambda step: None) -> Result:
