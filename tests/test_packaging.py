@@ -73,7 +73,7 @@ def test_every_module_of_the_source_is_in_the_wheel_and_the_command_is_registere
     packed = {path.relative_to(unpacked) for path in unpacked.rglob("*.py")}
     assert source <= packed
     (entry_points,) = unpacked.glob("*.dist-info/entry_points.txt")
-    assert "spark13b = spark13b.cli.main:main" in entry_points.read_text()
+    assert "spark13b = spark13b.__main__:main" in entry_points.read_text()
 
 
 def test_every_installed_version_is_pinned():

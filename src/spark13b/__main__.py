@@ -1,6 +1,17 @@
-"""`python -m spark13b` is the `spark13b` command."""
+"""The `spark13b` command, and `python -m spark13b`."""
 
-from spark13b.cli.main import main
+import sys
+
+
+def main() -> None:
+    """Run the command; who stops it while its modules are still being imported sees no traceback either."""
+    try:
+        from spark13b.cli.main import main as command
+    except KeyboardInterrupt:
+        print("error: stopped before the end (Ctrl-C)", file=sys.stderr)
+        sys.exit(1)
+    command()
+
 
 if __name__ == "__main__":
     main()

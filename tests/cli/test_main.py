@@ -56,6 +56,15 @@ def test_a_help_page_has_an_example_and_never_loads_mindspore(arguments, shown):
     assert "Example:" in page
 
 
+def test_ctrl_c_while_modules_are_imported_shows_no_traceback(tmp_path):
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    command = [sys.executable, "-m", "spark13b", "preset", "list"]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "error: stopped before the end (Ctrl-C)\n"
+
+
 def test_help_takes_less_than_one_and_a_half_times_the_import_of_its_libraries(tmp_path):
     """`typer.rich_utils`, which draws help pages, alone takes more than twice the time of typer and rich."""
     libraries = ["-c", "import typer, rich, typer.rich_utils"]
