@@ -8,8 +8,7 @@ def main() -> None:
     try:
         from spark13b.cli.main import main as command
     except KeyboardInterrupt:
-        print("error: stopped before the end (Ctrl-C)", file=sys.stderr)
-        sys.exit(1)
+        sys.exit("error: stopped before the end (Ctrl-C)")
     command()
 
 
