@@ -40,7 +40,7 @@ def answering_bytes(base: Checkpoint, config: SparkConfig) -> int:
         return base.stored.nbytes
     types, shapes = _answering_types(base, config), expected_shapes(config)
     held = {name: types[name] if len(shape) == 2 else _VECTOR for name, shape in shapes.items()}
-    return sum(base.infos[name].size * _held(base.infos[name], suits).itemsize for name, suits in held.items())
+    return sum(base.infos[name].size * held_as(base.infos[name], suits).itemsize for name, suits in held.items())
 
 
 def mapped_parameters(base: Checkpoint, config: SparkConfig, types: Mapping[str, Dtypes]) -> dict[str, Array | Matrix]:
@@ -57,20 +57,20 @@ def mapped_parameters(base: Checkpoint, config: SparkConfig, types: Mapping[str,
     return parameters
 
 
+def held_as(info: TensorInfo, types: Dtypes) -> np.dtype[np.generic]:
+    """The type in memory of a tensor that may have `types`."""
+    return info.dtype if info.dtype in types else types[0]
+
+
 def _parameter(base: Checkpoint, name: str, types: Dtypes) -> Array:
     """Mapped, or read a piece at a time, so that nothing is held twice."""
     info = base.infos[name]
     array = base.mapped(name) if info.dtype in types else None
     if array is not None:
         return array
-    read = np.empty(info.shape, _held(info, types))
+    read = np.empty(info.shape, held_as(info, types))
     read_into(base, name, read)
     return read
-
-
-def _held(info: TensorInfo, types: Dtypes) -> np.dtype[np.generic]:
-    """The type of a tensor in memory."""
-    return info.dtype if info.dtype in types else types[0]
 
 
 def _answering_types(base: Checkpoint, config: SparkConfig) -> Mapping[str, Dtypes]:

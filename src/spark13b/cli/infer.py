@@ -134,9 +134,8 @@ def infer(
         asked, progress = _prompts(prompts, prompt_file), part.progress
         if found.is_demo:
             progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
-        requests = found.requests(
-            asked, logprobs, system=system
-        )  # a prompt that is too long is found before weights are read
+        # a prompt that is too long is found before weights are read
+        requests = found.requests(asked, logprobs, system=system)
         context = found.context(requests)
         parts = found.weights
         files = answering_files(parts.base, parts.adapters, found.preset.model, merge_adapter)

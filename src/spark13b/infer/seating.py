@@ -55,8 +55,7 @@ class Seating:
         The text that the reading seat held moves to a free seat, if there is one and much of it would be lost.
         """
         seats = [READING, *range(1, self.decoder.seats + 1)]
-        best = max(seats, key=lambda seat: self._held.shared(seat, prompt))
-        common = self._held.shared(best, prompt)
+        common, best = max(((self._held.shared(seat, prompt), seat) for seat in seats), key=lambda pair: pair[0])
         if common < _WORTH:
             common, best = 0, READING
         free = [seat for seat in self._free_seats() if seat != best]

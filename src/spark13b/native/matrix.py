@@ -9,14 +9,7 @@ import numpy as np
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # NumPy's type -> the library's number
-TYPES = {
-    "float32": 0,
-    "bfloat16": 1,
-    "uint16": 1,
-    "int8": 2,
-    "uint8": 3,
-    "float16": 4,
-}  # NumPy's type -> the library's number
+TYPES = {"float32": 0, "bfloat16": 1, "uint16": 1, "int8": 2, "uint8": 3, "float16": 4}
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,9 @@ def newest_card(run: RunFolder) -> AdapterCard | None:
 
 
 def rounded_base(job: Job) -> RoundedBase | None:
-    """What the plan of a run must know of its base when that is quantised, else None.
+    """What the plan of a LoRA run must know of its base when that is quantised, else None.
 
-    Raises InputError when a quantised base does not fit, or the native library cannot train beside it here.
+    Raises InputError when the base does not fit, or the native library cannot train beside a quantised one here.
     """
     preset = job.preset
     if preset.task != "lora":
@@ -52,9 +52,9 @@ def rounded_base(job: Job) -> RoundedBase | None:
         return None
     with open_checkpoint(path) as base:
         need_quantized(base, preset.model.weight_bits)
+        match_names(base.shapes(), preset.model, where=base.path)
         if not isinstance(base, QuantizedCheckpoint):
             return None
-        match_names(base.shapes(), preset.model, where=base.path)
         shared = preset.parallel.model_parallel
         need_native(preset.model, preset.machine.device, path, model_parallel=shared, lora=preset.lora)
         return RoundedBase.of(base, preset.model)

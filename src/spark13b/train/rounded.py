@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spark13b.ckpt.dtypes import BFLOAT16, FLOAT16, FLOAT32
+from spark13b.ckpt.dtypes import BFLOAT16, FLOAT32
+from spark13b.ckpt.mapping import BESIDE_ADAPTERS, held_as
 from spark13b.ckpt.quantized import Choice, QuantizedCheckpoint
 from spark13b.ckpt.quantizing import Wanted
 from spark13b.ckpt.tensors import TensorInfo
@@ -23,11 +24,13 @@ class RoundedBase:
     @classmethod
     def of(cls, base: QuantizedCheckpoint, config: SparkConfig) -> RoundedBase:
         """Of a file whose names fit."""
-        matrices = [name for name, shape in expected_shapes(config).items() if len(shape) == 2]
-        dtypes = [base.stored.infos[name].dtype.name for name in matrices]
-        # what training does not read as it lies becomes float32, see ckpt/mapping.py
-        read = {name: number for name, number in TYPES.items() if name != FLOAT16.name}
-        return cls(base.stored.nbytes, tuple(read.get(dtype, 0) for dtype in dtypes))
+        infos = base.stored.infos
+        dtypes = [
+            infos[name].dtype if name in base.choices else held_as(infos[name], BESIDE_ADAPTERS)
+            for name, shape in expected_shapes(config).items()
+            if len(shape) == 2
+        ]
+        return cls(base.stored.nbytes, tuple(TYPES[dtype.name] for dtype in dtypes))
 
     @classmethod
     def usual(cls, config: SparkConfig) -> RoundedBase:

@@ -39,7 +39,7 @@ def check(job: Job) -> Plan:
     if job.eval_data is not None:
         check_rows(preset, job.eval_data)
     base = rounded_base(job)
-    if job.load is not None and not _goes_on_alone(job):
+    if preset.task != "lora" and job.load is not None and not _goes_on_alone(job):
         with open_checkpoint(job.load) as weights:
             match_names(weights.shapes(), preset.model, where=weights.path)
     if job.data is None:
