@@ -231,11 +231,11 @@ class Prefill {
         bool whole = whole_ && (type_ == kFloat32 || level_ < kTileLevel || count_ < kManyForTiles), lie_ready = true;
         for (const Task& task : tasks) whole &= task.w.group != 0;
         std::vector<const Product*> products;
-        for (const Task& task : tasks) {
-            if (whole || count_ <= kFew) break;
-            products.push_back(product_of(task, outputs, inputs, adds));
-            lie_ready &= lies_ready(task.w, products.back());
-        }
+        if (!whole && count_ > kFew)
+            for (const Task& task : tasks) {
+                products.push_back(product_of(task, outputs, inputs, adds));
+                lie_ready &= lies_ready(task.w, products.back());
+            }
         if (products.empty() || !products[0]) {
             std::vector<const Matrix*> matrices;
             for (const Task& task : tasks) matrices.push_back(&task.w);

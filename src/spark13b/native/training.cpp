@@ -447,7 +447,7 @@ int train_batch(Pool::Turn& pool, int level, const TrainingShape& shape, const T
     bool rounded = shape.bias_type != kFloat32;
     for (int64_t i = 0; i < 1 + kLinears * shape.layers; ++i) {
         rounded |= weights.matrices[i].type != kFloat32;
-        if (weights.matrices[i].type > kInt4) return 1;
+        if (weights.matrices[i].type > kInt4) return 1;  // float16 is widened by answers alone
     }
     if (!shape.valid() || level < 0 || level > best_level()) return 1;
     if (adapters.values ? adapters.rank < 1 : gradients && rounded) return 1;
