@@ -48,17 +48,11 @@ class Terminal:
     def write(self, text: str) -> None:
         os.write(self.ours, text.encode())
 
-    def wait_for(self, pattern: str, key: str = "") -> str:
-        """What came up to the pattern. `key` is pressed again when nothing comes for a second.
-
-        A Ctrl-C that comes just before Python's readline begins to wait is not seen before the next key.
-        """
+    def wait_for(self, pattern: str) -> str:
+        """What came up to the pattern."""
         until = time.monotonic() + 150
         while not (found := re.search(pattern, self.seen)):
-            assert time.monotonic() < until, self.seen
-            if not select.select([self.ours], [], [], 1)[0]:
-                self.write(key)
-                continue
+            assert select.select([self.ours], [], [], until - time.monotonic())[0], self.seen
             try:
                 self.seen += os.read(self.ours, 4096).decode(errors="replace").replace("\r\n", "\n")
             except OSError:
@@ -134,7 +128,7 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_there_is_and_ctrl_d_leaves(model:
     terminal.write("\x03")
     assert terminal.wait_for(r"\n> $").rstrip("\n> ").endswith("…")
     terminal.write("not asked\x03")
-    terminal.wait_for("Ctrl-D ends the conversation", key="\x03")
+    terminal.wait_for("Ctrl-D ends the conversation")
     terminal.wait_for(r"\n> $")
     terminal.write("\x04")
     assert terminal.process.wait(100) == 0

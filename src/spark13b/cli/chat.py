@@ -13,6 +13,7 @@ import typer
 
 from spark13b.cli import console, options
 from spark13b.cli.app import debug_wanted
+from spark13b.cli.waiting import signals_end_it
 from spark13b.errors import InputError
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _inputs(progress: console.TerminalProgress) -> Iterator[str]:
     first = True
     while True:
         try:
-            with _sigterm_leaves() if terminal else contextlib.nullcontext():
+            with _sigterm_leaves() if terminal else contextlib.nullcontext(), signals_end_it():
                 line = _question(terminal)
         except EOFError:
             if terminal:
