@@ -70,3 +70,30 @@ def test_without_a_compiler_the_message_says_what_to_install(
     assert "the native library was not built: there is no C++ compiler" in message
     assert "fix: install g++ or clang++" in message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("cache", ["a file", "/proc"])
+def test_a_cache_that_cannot_be_written_to_is_named_and_no_compiler_advised(
+    cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
+    monkeypatch.setenv("CXX", "true")  # a compiler that ends well and makes nothing
+    assert run(["native", "build"]) == 1
+    message = capsys.readouterr().err
+    assert f"the native library was not built: cannot write to {tmp_path / cache}/spark13b/native: " in message
+    assert "fix: let it be written to, or name another cache in XDG_CACHE_HOME for good" in message
+    assert "g++" not in message
+
+
+def test_a_compiler_that_does_not_start_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiler = tmp_path / "empty"
+    compiler.touch(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", str(compiler))
+    assert run(["native", "build"]) == 1
+    message = capsys.readouterr().err
+    assert f"the native library was not built: {compiler} does not start: " in message
+    assert "fix: install g++ or clang++, or name one in CXX" in message

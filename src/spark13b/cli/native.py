@@ -33,7 +33,7 @@ def build(as_json: options.Json = False) -> None:
         path = building.build(building.cache_folder())
         library = Library(path)
     except building.BuildError as error:
-        fix = "install g++ or clang++, or name one in CXX; without the library MindSpore computes all"
+        fix = f"{error.fix}; without the library MindSpore computes all"
         raise JobError(f"the native library was not built: {error}", fix=fix) from error
     except OSError as error:
         raise JobError(f"the native library was built, and does not load: {error}", where=path) from error

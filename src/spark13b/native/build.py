@@ -5,6 +5,7 @@ Only the standard library is imported here: at installation spark13b's own packa
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -39,8 +40,15 @@ LIBRARIES = ("-ldl",)
 _SECONDS = 300.0
 
 
+_COMPILER = "install g++ or clang++, or name one in CXX"
+
+
 class BuildError(RuntimeError):
-    """There is no library, and why."""
+    """There is no library, and why; `fix` says what to do about it."""
+
+    def __init__(self, why: str, fix: str) -> None:
+        self.fix = fix
+        super().__init__(why)
 
 
 def source_folder() -> Path:
@@ -78,7 +86,7 @@ def build(folder: Path, more: Sequence[str] = ()) -> Path:
     """
     compiler = find_compiler()
     if compiler is None:
-        raise BuildError("there is no C++ compiler: c++, g++ and clang++ were looked for")
+        raise BuildError("there is no C++ compiler: c++, g++ and clang++ were looked for", _COMPILER)
     target = folder / library_name()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,10 +95,10 @@ def build(folder: Path, more: Sequence[str] = ()) -> Path:
             objects = _compile([*compiler, *FLAGS, *more], Path(workspace))
             _run([*compiler, *FLAGS, *more, "-shared", *map(str, objects), *LIBRARIES, "-o", str(made)])
             made.replace(target)
-    except subprocess.TimeoutExpired:
-        raise BuildError(f"{compiler[0]} did not end within {_SECONDS:g} s") from None
     except OSError as error:
-        raise BuildError(f"{error.strerror or error}: {error.filename or folder}") from error
+        room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = "free some space" if room else "let it be written to, or name another cache in XDG_CACHE_HOME for good"
+        raise BuildError(f"cannot write to {folder}: {error.strerror or error}", fix) from error
     return target
 
 
@@ -111,7 +119,13 @@ def _compile(command: list[str], folder: Path) -> list[Path]:
 
 
 def _run(command: list[str]) -> None:
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS)
+    try:
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{command[0]} did not end within {_SECONDS:g} s", _COMPILER) from None
+    except OSError as error:
+        raise BuildError(f"{command[0]} does not start: {error.strerror or error}", _COMPILER) from error
     if result.returncode != 0:
         said = result.stderr.decode(errors="replace").strip()
-        raise BuildError(f"{command[0]} ended with exit code {result.returncode}:\n{said[-2000:]}")
+        fix = "mend what it says, or name another compiler in CXX"
+        raise BuildError(f"{command[0]} ended with exit code {result.returncode}:\n{said[-2000:]}", fix)
