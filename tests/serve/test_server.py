@@ -261,8 +261,9 @@ class TestErrors:
                 "/v1/chat/completions",
                 "application/json",
                 rb'{"messages":[{"role":"user","content":"\ud800"}]}',
-                "a message holds half a character",
+                r"the text holds half a character: \ud800 without its other half",
             ),
+            ("/v1/completions", "application/json", rb'{"prompt":"\ud800"}', "the text holds half a character"),
             ("/chat/completions", "application/json", b"{}", "no /chat/completions here; the API is under /v1"),
         ],
     )
@@ -272,7 +273,7 @@ class TestErrors:
         headers = {"authorization": f"Bearer {KEY}", "content-type": kind}
         error = requests.post(server.url + path, data=body, headers=headers, timeout=100).json()["error"]
         assert says in error["message"]
-        assert error["param"] in (None, "messages")
+        assert error["param"] in (None, "messages", "prompt")
 
     def test_pages_of_other_origins_get_no_leave(self, server: Server) -> None:
         answer = requests.get(f"{server.url}/health", headers={"origin": "https://example.org"}, timeout=100)

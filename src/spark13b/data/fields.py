@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from spark13b.characters import WHOLE, half_character
 from spark13b.data.clean import clean
 from spark13b.data.place import excerpt
 from spark13b.data.records import Record, kind_of
@@ -183,16 +184,9 @@ def _a_text(value: Any) -> str:
 
 
 def _whole(record: Record, text: str, name: str = "history") -> str:
-    """The text; JSON can write half a surrogate pair, which is no character and has no tokens."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise record.place.error(
-            f"'{name}' holds half a character: \\u{ord(text[error.start]):04x} without its other half",
-            "remove the escape, or write the whole pair",
-        ) from None
+    """The text, which has to consist of whole characters."""
+    if half := half_character(text):
+        raise record.place.error(f"'{name}' holds {half}", WHOLE)
     return text
 
 

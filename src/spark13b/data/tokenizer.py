@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spark13b.characters import half_character
 from spark13b.config.template import PROMPT_TEMPLATE
 from spark13b.data.model_file import BYTE, CONTROL, USER_DEFINED, ModelFile, with_types
 from spark13b.data.stream_decoder import PieceTable, StreamDecoder
@@ -81,7 +82,7 @@ class SparkTokenizer:
         return cls(model.read_bytes(), model)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`. The empty text has none. Raises ValueError for half a surrogate pair."""
+        """Token ids of `text`. The empty text has none. Raises ValueError for half a character."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -98,8 +99,8 @@ class SparkTokenizer:
                 return [self._long(text) if len(text) > _LONGEST else self._arrays([text])[0] for text in prepared]
             return self._arrays(prepared)
         except (RuntimeError, TypeError):  # SentencePiece's own words for half a surrogate pair
-            for text in texts:
-                text.encode()  # UnicodeEncodeError is a ValueError
+            if half := half_character("".join(texts)):
+                raise ValueError(f"the text holds {half}") from None
             raise
 
     def encode_after_end(self, text: str) -> Tokens:

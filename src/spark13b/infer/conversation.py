@@ -26,7 +26,7 @@ def conversation_ids(tokenizer: SparkTokenizer, template: str, turns: Sequence[T
     """The prompt that asks for the next answer. `turns` ends with a question; a system turn stands before the first.
 
     Turns of one side that follow each other are one, on several lines. What people wrote is text: `<end>` or `<Bot>` in
-    it become no control tokens. Raises ValueError for turns in another order, and for half a surrogate pair.
+    it become no control tokens. Raises ValueError for turns in another order, and for half a character.
     """
     system = "\n".join(turn.content for turn in turns if turn.role == "system")
     spoken: list[Turn] = []
@@ -43,10 +43,7 @@ def conversation_ids(tokenizer: SparkTokenizer, template: str, turns: Sequence[T
     text = "".join(
         template.format(_plain(turn.content)) if turn.role == "user" else _plain(turn.content) + END for turn in spoken
     )
-    try:
-        return tokenizer.encode(text)
-    except UnicodeEncodeError:
-        raise ValueError("a message holds half a character (\\ud8xx)") from None
+    return tokenizer.encode(text)
 
 
 def fitting_ids(

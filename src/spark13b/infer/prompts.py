@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spark13b.characters import WHOLE, half_character
 from spark13b.data.records import Record, read_records
 from spark13b.errors import InputError, nearest
 from spark13b.infer.conversation import ROLES, Turn
@@ -152,10 +153,8 @@ def _turns(record: Record) -> tuple[Turn, ...]:
 def _others(record: Record) -> dict[str, Any]:
     """The fields that are no prompt, as values of JSON: a table may hold dates, and nan, which becomes null."""
     text = json.dumps(record.fields, ensure_ascii=False, default=str)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise record.place.error("the record holds half a character (\\ud8xx)", "remove the escape") from None
+    if half := half_character(text):
+        raise record.place.error(f"the record holds {half}", WHOLE)
     return {
         name: value for name, value in json.loads(text, parse_constant=lambda _: None).items() if name not in _TAKEN
     }

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from spark13b.characters import WHOLE, half_character
 from spark13b.errors import InputError
 
 _FORM = 'write {"姓名|名字|称呼": "小雅", "年龄": "20岁"}'
@@ -30,10 +31,8 @@ def read_attributes(path: Path) -> dict[str, str]:
         raise InputError(f"the file is not JSON: {error}", where=path, line=line, fix=_FORM) from None
     if not isinstance(found, _Pairs):
         raise InputError("the attributes are not one JSON object", where=path, fix=_FORM)
-    try:
-        "".join(f"{key}{value}" for key, value in found).encode()
-    except UnicodeEncodeError:
-        raise InputError("an attribute holds half a character (\\ud8xx)", where=path, fix="remove the escape") from None
+    if half := half_character("".join(f"{key} {value}" for key, value in found)):
+        raise InputError(f"an attribute holds {half}", where=path, fix=WHOLE)
     if not found:
         raise InputError("the file has no attributes", where=path, fix=_FORM)
     attributes: dict[str, str] = {}

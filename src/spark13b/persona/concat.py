@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from spark13b.characters import WHOLE, half_character
 from spark13b.data.place import Place
 from spark13b.data.records import Record, kind_of, read_records
 from spark13b.errors import InputError, nearest
@@ -76,10 +77,8 @@ def _text(fields: Mapping[str, object], name: str, place: Place) -> str:
     value = fields[name]
     if not isinstance(value, str):
         raise place.error(f'"{name}" must be a string, this is {kind_of(value)}', "write it in quotes")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise place.error(f'"{name}" holds half a character (\\ud8xx)', "remove the escape") from None
+    if half := half_character(value):
+        raise place.error(f'"{name}" holds {half}', WHOLE)
     return value
 
 
