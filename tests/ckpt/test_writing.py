@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from spark13b.ckpt import open_checkpoint, write_checkpoint
-from spark13b.ckpt.conversion import bytes_of, convert, refuse_same
+from spark13b.ckpt.conversion import convert, refuse_same
 from spark13b.ckpt.layout import Layout
 from spark13b.ckpt.slices import write_slices
 from spark13b.errors import InputError, JobError
@@ -84,17 +84,6 @@ def test_numbers_that_a_format_cannot_hold_are_refused(tmp_path: Path) -> None:
         write_checkpoint(tmp_path / "x.ckpt", {"a": np.ones(1, np.complex64)})
     with pytest.raises(InputError, match="no shards"):
         write_checkpoint(tmp_path / "x", {"a": np.ones(1)}, "ckpt", shard_size=10)
-
-
-@pytest.mark.parametrize(("text", "size"), [("4GB", 4 * 10**9), ("512 MiB", 512 << 20), ("1.5kb", 1500), ("100", 100)])
-def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
-    assert bytes_of(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GB", "4XB", "0", "-1GB"])
-def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is no size"):
-        bytes_of(text)
 
 
 @pytest.fixture

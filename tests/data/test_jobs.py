@@ -67,7 +67,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-OPTIONS = Options(packing="best-fit", deduplicate=True, held_out=0.1, shard_mib=1)
+OPTIONS = Options(packing="best-fit", deduplicate=True, held_out=0.1, shard_bytes=1 << 20)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr("spark13b.data.sources.read_blocks", limited)
 
 
-STREAM = Options(documents=True, shard_mib=1)
+STREAM = Options(documents=True, shard_bytes=1 << 20)
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_a_stream_goes_on_at_the_token_where_it_was_stopped(corpus, stream, tmp_
 
 def test_a_job_that_was_ended_while_its_files_were_moved_is_finished_by_the_same_command(corpus, tmp_path, monkeypatch):
     output, source = tmp_path / "rows.mindrecord", [corpus / "a.jsonl"]
-    options = Options(shard_mib=1)
+    options = Options(shard_bytes=1 << 20)
     real = Path.replace
     moved: list[Path] = []
 
@@ -243,7 +243,7 @@ def test_both_outputs_in_one_file_are_refused(tmp_path):
 
 def test_force_replaces_several_files_by_one(corpus, tmp_path):
     output = tmp_path / "rows.mindrecord"
-    preprocess_pretrain([corpus / "a.jsonl"], output, TOKENIZER, 1000, options=Options(shard_mib=1))
+    preprocess_pretrain([corpus / "a.jsonl"], output, TOKENIZER, 1000, options=Options(shard_bytes=1 << 20))
     preprocess_pretrain([ALPACA], output, TOKENIZER, 1000, force=True)
     names = ["rows.mindrecord", "rows.mindrecord.db", "rows.mindrecord.json", "rows.mindrecord.report.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names

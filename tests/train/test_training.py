@@ -120,7 +120,7 @@ def test_without_eval_every_the_end_alone_is_evaluated(script, evaluations, rows
 def test_rows_in_several_files_are_trained_on_under_the_name_of_all(script, run, tmp_path):
     source, rows = tmp_path / "long.json", tmp_path / "rows.mindrecord"
     source.write_text(json.dumps(json.loads(INSTRUCTIONS.read_text(encoding="utf-8")) * 30), encoding="utf-8")
-    options = Options(overlong="split", shard_mib=1)
+    options = Options(overlong="split", shard_bytes=1 << 20)
     preprocess_sft([source], rows, SparkTokenizer.load(GOLDEN / "tokenizer"), 512, options=options)
     files = [path for path in rows.parent.glob("rows.mindrecord?") if path.name[-1].isdigit()]
     assert (len(files) > 1, rows.exists()) == (True, False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,15 +96,6 @@ def same_format(source: Checkpoint, target: Path) -> Format:
     """The format for a result of the same kind: what the target's suffix says, else the source's own."""
     own: Format = "ckpt" if source.format == "slices" else source.format
     return format_of(target) or own
-
-
-def bytes_of(text: str) -> int:
-    """'4GB' or '512 MiB' as bytes. Raises InputError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    size = int(float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " ")) if found else 0
-    if size < 1:
-        raise InputError(f"'{text}' is no size", where="--shard-size", fix="write e.g. 4GB or 512MiB")
-    return size
 
 
 def refuse_same(source: Path, target: Path) -> None:

@@ -46,7 +46,14 @@ Alpha = Annotated[
         show_default=False,
     ),
 ]
-ShardSize = Annotated[str | None, typer.Option("--shard-size", help="Largest shard, e.g. 4GB; DST is a folder.")]
+ShardSize = Annotated[
+    str | None,
+    typer.Option(
+        "--shard-size",
+        metavar="SIZE",
+        help="Largest shard, e.g. 4GB or 512MiB; a number alone is bytes. DST is a folder.",
+    ),
+]
 ToOption = Annotated[To | None, typer.Option("--to", help="File format; without it DST's suffix tells.")]
 
 
@@ -68,11 +75,12 @@ def convert(
 ) -> None:
     """Change a checkpoint's file format. Names stay: see 'spark13b convert torch2ms' for torch's names."""
     from spark13b.ckpt.casting import target_dtype, with_dtype
-    from spark13b.ckpt.conversion import bytes_of, chosen_format
+    from spark13b.ckpt.conversion import chosen_format
     from spark13b.ckpt.conversion import convert as write
     from spark13b.ckpt.opening import open_checkpoint
     from spark13b.ckpt.selection import left_out, only
     from spark13b.cli.console import TerminalProgress
+    from spark13b.cli.sizes import bytes_of
 
     progress = TerminalProgress()
     format = chosen_format(target, to.value if to else None)
@@ -121,12 +129,12 @@ def quantize(
     json: options.Json = False,
 ) -> None:
     """Round weights to 8 or 4 bits, for answers on a CPU: less memory, and faster. Norms and biases stay float32."""
-    from spark13b.ckpt.conversion import bytes_of
     from spark13b.ckpt.opening import open_checkpoint
     from spark13b.ckpt.quantized import QuantizedCheckpoint, kept_as
     from spark13b.ckpt.quantizing import Wanted, quantize_checkpoint
     from spark13b.ckpt.selection import left_out
     from spark13b.cli.console import TerminalProgress
+    from spark13b.cli.sizes import bytes_of
     from spark13b.errors import InputError
 
     progress = TerminalProgress()

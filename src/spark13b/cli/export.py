@@ -49,7 +49,13 @@ def export(
         str | None, typer.Option("--dtype", help="Safetensors: bfloat16, float16 or float32; else as they are stored.")
     ] = None,
     shard_size: Annotated[
-        str | None, typer.Option("--shard-size", help="Safetensors: largest file, e.g. 2GB; 5GB if not given.")
+        str | None,
+        typer.Option(
+            "--shard-size",
+            metavar="SIZE",
+            help="Safetensors: largest file, e.g. 2GB or 512MiB; a number alone is bytes \\[default: 5GB].",
+            show_default=False,
+        ),
     ] = None,
     assignments: options.Set = None,
     force: options.Force = False,
@@ -140,9 +146,9 @@ def _export_graphs(
 def _export_weights(
     found: FoundModel, output: Path, dtype: str | None, shard_size: str | None, force: bool, as_json: bool
 ) -> None:
-    from spark13b.ckpt.conversion import bytes_of
     from spark13b.ckpt.metering import amount
     from spark13b.cli.console import TerminalProgress, print_json, stdout
+    from spark13b.cli.sizes import bytes_of
     from spark13b.infer.export.hub import SHARD_SIZE, export_hub
 
     limit = SHARD_SIZE if shard_size is None else bytes_of(shard_size)

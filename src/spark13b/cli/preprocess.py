@@ -10,6 +10,7 @@ import typer
 
 from spark13b.cli import options
 from spark13b.cli.inputs import Input, ManyInputs
+from spark13b.cli.sizes import MIB, bytes_of
 from spark13b.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,7 +72,12 @@ OnErrorOption = Annotated[
 MaxErrors = Annotated[
     int, typer.Option("--max-errors", min=0, help="Stop above so many bad records.", rich_help_panel=_RECORDS)
 ]
-ShardSize = Annotated[int, typer.Option("--shard-size", min=1, metavar="MIB", help="Size of an output file, about.")]
+ShardSize = Annotated[
+    str,
+    typer.Option(
+        "--shard-size", metavar="SIZE", help="Size of an output file, about, e.g. 4GB or 512MiB; a number alone is MiB."
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Processes that encode \\[default: one a core].", rich_help_panel=_WAY),
@@ -119,7 +125,7 @@ def pretrain(
     eval_output: EvalOutput = None,
     on_error: OnErrorOption = "fail",
     max_errors: MaxErrors = 1000,
-    shard_size: ShardSize = 256,
+    shard_size: ShardSize = "256MiB",
     workers: Workers = None,
     engine: EngineOption = "local",
     ray_address: RayAddress = None,
@@ -139,7 +145,7 @@ def pretrain(
         held_out=eval_fraction,
         on_error=on_error,
         max_errors=max_errors,
-        shard_mib=shard_size,
+        shard_bytes=bytes_of(shard_size, MIB, least=MIB),
     )
     way = _way(workers, engine, ray_address, resume)
     _do(preprocess_pretrain, inputs, output, tokenizer, length, chosen, way, eval_output, force, as_json)
@@ -177,7 +183,7 @@ def sft(
     eval_output: EvalOutput = None,
     on_error: OnErrorOption = "fail",
     max_errors: MaxErrors = 1000,
-    shard_size: ShardSize = 256,
+    shard_size: ShardSize = "256MiB",
     workers: Workers = None,
     engine: EngineOption = "local",
     ray_address: RayAddress = None,
@@ -205,7 +211,7 @@ def sft(
         held_out=eval_fraction,
         on_error=on_error,
         max_errors=max_errors,
-        shard_mib=shard_size,
+        shard_bytes=bytes_of(shard_size, MIB, least=MIB),
     )
     way = _way(workers, engine, ray_address, resume)
     _do(preprocess_sft, inputs, output, tokenizer, length, chosen, way, eval_output, force, as_json)

@@ -40,7 +40,7 @@ class Making:
         if shape.documents:
             self.columns += ("document_ids",)
         path, sizes = folder.path, state.sizes
-        self.shards = Shards(path / "rows", self.columns, options.shard_mib << 20, state.shards)
+        self.shards = Shards(path / "rows", self.columns, options.shard_bytes, state.shards)
         self.held_shards: Shards | None = None
         self._packer = self._new_packer()
         if state.pending is not None:
@@ -51,7 +51,7 @@ class Making:
         self._seen = Seen(path / _SEEN, sizes.get(_SEEN, 0)) if options.deduplicate else None
         self._held = Spool(path / _HELD, sizes.get(_HELD, 0)) if options.held_out else None
         if state.finished and self._held is not None:
-            self.held_shards = Shards(path / "held", self.columns, options.shard_mib << 20, [state.held_out.rows])
+            self.held_shards = Shards(path / "held", self.columns, options.shard_bytes, [state.held_out.rows])
 
     @property
     def tokens(self) -> int:

@@ -52,7 +52,7 @@ class Options:
     held_out: float = 0.0
     on_error: Literal["fail", "skip"] = "fail"
     max_errors: int = 1000  # bad records that may be skipped
-    shard_mib: int = 256
+    shard_bytes: int = 256 << 20  # of an output file, about
 
 
 @dataclass(frozen=True)
