@@ -140,6 +140,16 @@ def test_a_dry_run_prints_the_plan_of_a_preset_for_npus_without_one(folder, spar
     assert plan["steps"] == -(-10 * plan["rows"] // 2)  # ten epochs, two rows a step
 
 
+@pytest.mark.parametrize("command", ["train", "lora"])
+def test_to_go_on_with_a_run_and_to_replace_it_are_not_done_at_once(folder, spark13b, command):
+    before = (folder / "run" / "environment.json").read_bytes()
+    words = (command, "--output", folder / "run", "--data", folder / "rows.mindrecord", "--resume", "--force")
+    assert spark13b(*words, code=2).stderr == (
+        "error: --resume goes on with the run in --output, --force replaces it\n  fix: leave out one of the two\n"
+    )
+    assert (folder / "run" / "environment.json").read_bytes() == before
+
+
 def test_a_terminal_gets_a_bar(folder):
     main, worker = pty.openpty()
     command = [sys.executable, "-m", "spark13b", "infer", "--load", str(folder / "run"), "--max-new-tokens", "2"]

@@ -226,10 +226,11 @@ def test_what_cannot_be_trained_is_found_before_a_model_is_made(rows, tmp_path):
         train(Job(small_preset(), rows, tmp_path / "run", resume=True))
 
 
-def test_an_existing_run_is_kept_unless_forced(finished, rows):
+def test_an_existing_run_is_kept_unless_forced_and_to_go_on_with_it_is_advised_first(finished, rows):
     _, run = finished
-    with pytest.raises(InputError, match="already exists"):
+    with pytest.raises(InputError, match="already exists") as refused:
         train(Job(small_preset(), rows, run.path))
+    assert refused.value.fix.startswith("add --resume to go on with it, or --force to replace it")
     assert run.checkpoints()
 
 

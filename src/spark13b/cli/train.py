@@ -91,6 +91,10 @@ def start(
     """What 'train' and 'lora' do with their options; `fixed` are the preset's values that the command stands for."""
     from spark13b.train.run import Job, check, train
 
+    if resume and force:  # or --force would do nothing, to somebody who means to begin anew
+        raise InputError(
+            "--resume goes on with the run in --output, --force replaces it", fix="leave out one of the two"
+        )
     processes = launching.Processes(**process_options)
 
     def job() -> Job:

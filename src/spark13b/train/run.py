@@ -70,6 +70,9 @@ def check_start(job: Job) -> None:
             raise InputError(
                 "the folder holds something that is no training run", where=job.output, fix="choose another --output"
             )
+        if run.is_run() and not job.force:
+            fix = "add --resume to go on with it, or --force to replace it; or choose another --output"
+            raise InputError("a run already exists here", where=job.output, fix=fix)
         check_writable(job.output, force=job.force or begun)
         if job.load is not None and job.output.exists() and job.load.resolve().is_relative_to(job.output.resolve()):
             raise InputError(
