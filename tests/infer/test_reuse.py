@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from itertools import count, repeat
 from typing import Any
 
 import numpy as np
@@ -164,6 +167,75 @@ def test_a_prompt_that_was_left_half_read_is_there_as_far_as_it_came(native: Pai
     again = ask(engine, TEXT[:60])
     assert again.reused == 32
     expect(native[1], again)
+
+
+class Interrupted(Exception):
+    """As Ctrl-C."""
+
+
+@pytest.mark.parametrize("call", ["read", "step", "copy"])
+@pytest.mark.parametrize("length", [40, 60, 90])
+def test_what_a_call_wrote_that_was_broken_off_is_taken_for_no_text(
+    native: Pair, call: str, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python sees Ctrl-C when the library has come back: its rings are written, and nobody was told."""
+    engine = Engine(native[0], seats=2, chunk=16, reuse=True)
+    texts = [TEXT[:length], TEXT[60:99]]
+    for text in texts:
+        ask(engine, text)
+    (room,) = engine._rooms.values()
+    real, left = getattr(room.seating.decoder, call), 2 if call == "read" else 1
+
+    def breaks_off(*inputs: Any) -> Any:
+        nonlocal left
+        left -= 1
+        result = real(*inputs)
+        if not left:
+            raise Interrupted
+        return result
+
+    with monkeypatch.context() as patched:
+        patched.setattr(room.seating.decoder, call, breaks_off)
+        other = engine.add(Request([*TEXT[:20], *TEXT[100:150]], GenerationConfig(max_new_tokens=9), 0))
+        with pytest.raises(Interrupted):
+            while engine.busy:
+                engine.step()
+    engine.cancel(other)
+    for text in (*texts, list(other.request.prompt)):
+        expect(native[1], ask(engine, text))
+
+
+def test_an_engine_goes_on_wherever_ctrl_c_meets_it(native: Pair) -> None:
+    """At every 7th line of Python between a prompt and its answer."""
+    texts = [TEXT[:40], TEXT[:20] + TEXT[100:140]]
+    for place in count(1, 7):
+        engine = Engine(native[0], seats=2, chunk=16, reuse=True)
+        ask(engine, texts[0])
+        generation = engine.add(Request(texts[1], GenerationConfig(max_new_tokens=2), 0))
+        company = engine.add(Request(TEXT[70:80], GenerationConfig(max_new_tokens=3), 0))
+        lines = repeat(None, place)
+
+        def at_line(frame: Any, event: str, what: Any, lines: Iterator[None] = lines) -> Any:
+            if event == "line" and next(lines, "end") == "end":
+                raise Interrupted
+            return at_line
+
+        before = sys.gettrace()
+        try:
+            sys.settrace(lambda frame, *_: at_line if "/spark13b/infer/" in frame.f_code.co_filename else None)
+            while engine.busy:
+                engine.step()
+            return
+        except Interrupted:
+            pass
+        finally:
+            sys.settrace(before)
+        engine.cancel(generation)
+        engine.cancel(company)
+        assert not engine.busy
+        assert not any(len(room.seating) for room in engine._rooms.values())
+        for text in texts:
+            expect(native[1], ask(engine, text, max_new_tokens=2))
 
 
 def test_without_reuse_every_prompt_is_read_whole(native: Pair) -> None:

@@ -156,16 +156,18 @@ class Engine:
         return generation
 
     def cancel(self, generation: Generation) -> None:
-        """End an answer with what there is; its seats are free at once. Does nothing when it has ended already."""
-        if generation.done:
-            return
+        """End an answer with what there is; its seats are free at once. Does nothing when it has ended already.
+
+        Also after a step that did not end, by Ctrl-C: an answer may have ended in it and still have its seats.
+        """
         if generation in self._waiting:
             self._waiting.remove(generation)
         if self._reading is not None and self._reading.generation is generation:
             self._reading = None
         for room in self._rooms.values():
             for run in [run for run in room.running if run.generation is generation]:
-                run.end("cancelled")
+                if not generation.done:
+                    run.end("cancelled")
                 self._leave(room, run)
         if not generation.done:
             finish(generation, "cancelled")
@@ -227,8 +229,8 @@ class Engine:
         total = self._total(generation.request)
         make = Beams if generation.request.options.num_beams > 1 else Single
         run = make(generation, seating, total, self.tokenizer, self.end_id)
-        run.come(alone=not self._waiting)
         room.running.append(run)
+        run.come(alone=not self._waiting)
         generation.first_token_at = time.monotonic()
         piece = run.take(logits[None])
         if generation.done:

@@ -142,6 +142,7 @@ class NativeDecoder:
             if not 0 <= seat <= self.seats:
                 raise ValueError(f"seat {seat} of {self.seats}")
             shape = (2 * self.config.num_layers, self.config.num_heads * self.slots, self.config.head_size)
-            self._rings[seat] = np.zeros(shape, BFLOAT16 if self._model.rounds else np.float32)
-            self._addresses[seat] = addresses_of(list(self._rings[seat])).reshape(-1, 2)
+            ring = np.zeros(shape, BFLOAT16 if self._model.rounds else np.float32)
+            self._addresses[seat] = addresses_of(list(ring)).reshape(-1, 2)
+            self._rings[seat] = ring  # last: Ctrl-C may come between two lines
         return self._rings[seat], self._addresses[seat]

@@ -38,12 +38,15 @@ class Seating:
 
     def read(self, part: Sequence[int], start: int) -> np.ndarray:
         """Read a part of a prompt at position `start` in the reading seat -> logits (V,) after it."""
+        self._held.expect(READING, len(part), start)
         logits = self.decoder.read(part, start)
         self._held.write(READING, part, start)
         return logits
 
     def step(self, seats: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> np.ndarray:
         """Append a token to the text of each seat, at its position -> logits (len(seats), V) after each."""
+        for seat, position in zip(seats, positions, strict=True):
+            self._held.expect(seat, 1, position)
         logits = self.decoder.step(seats, tokens, positions)
         for seat, token, position in zip(seats, tokens, positions, strict=True):
             self._held.write(seat, [token], position)
@@ -89,8 +92,8 @@ class Seating:
         self._copy(self._seats[parent], self._seats[text])
 
     def leave(self, text: object) -> None:
-        """Free the seat of a text."""
-        del self._seats[text]
+        """Free the seat of a text, if it has one."""
+        self._seats.pop(text, None)
 
     def gather(self) -> None:
         """Bring the last text back to the reading seat, when no other is about to come."""
@@ -104,6 +107,7 @@ class Seating:
         self._seats[text] = seat
 
     def _copy(self, source: int, target: int) -> None:
+        self._held.expect(target, 0, 0)
         self.decoder.copy(source, target)
         self._held.copy(source, target)
 
