@@ -275,6 +275,17 @@ def test_a_prompt_that_cannot_be_answered_is_refused_before_weights_are_read(
         assert said in err
 
 
+def test_a_checkpoint_is_opened_once_to_know_it_and_once_to_see_whether_it_fits_and_load_it(
+    infer: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spark13b.ckpt import adapters
+
+    opened, opens = [], adapters.open_checkpoint
+    monkeypatch.setattr(adapters, "open_checkpoint", lambda path: opened.append(path) or opens(path))
+    assert infer("x", "--max-new-tokens", 2)[0] == 0
+    assert len(opened) == 2
+
+
 @pytest.fixture(scope="module")
 def two_hundred(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lines(

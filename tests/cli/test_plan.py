@@ -167,6 +167,45 @@ def test_the_plan_names_the_native_library_with_its_instructions_where_it_comput
         assert line.removeprefix("computes").strip() == told
 
 
+@pytest.mark.parametrize("command", [["infer", "x"], ["chat"]])
+def test_all_that_answer_refuse_a_model_that_does_not_fit_with_the_same_words(
+    command: list[str],
+    lora_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    base = lora_run.parent / "base"
+    with open_checkpoint(weights_of(base)) as source:
+        quantize_checkpoint(source, tmp_path / "int4.safetensors", Wanted(4, 8, 32))
+    monkeypatch.setenv("SPARK13B_NATIVE", "0")
+    found = ("--load", str(tmp_path / "int4.safetensors"), "--tokenizer", str(base / "tokenizer"))
+    preset = ("--preset", str(base / "preset.yaml"), "--set", "machine.max_device_memory_gb=0.0005")
+    assert run([*command, *found, *preset]) == 2
+    said = capsys.readouterr().err
+    assert "weights need 1.0 MiB a device and may use 536,870 bytes; computes: MindSpore's operators" in said
+    assert "run 'spark13b native build'" in said
+
+
+@pytest.mark.parametrize("command", ["infer", "serve"])
+def test_without_a_model_the_plan_is_that_of_the_demos_as_the_answer_would_be(
+    command: str, lora_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("SPARK13B_HOME", str(tmp_path))
+    assert run([command, "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert "there is no demo model yet" in said and "--preset NAME" in said
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "sft").symlink_to(lora_run.parent / "base")
+    plans = []
+    for model in ((), ("--load", str(lora_run.parent / "base"))):
+        assert run([command, *model, "--dry-run", "--json"]) == 0
+        said = capsys.readouterr()
+        plans.append(said.out)
+        assert ("the model of 'spark13b demo'" in said.err) == (not model)
+    assert plans[0] == plans[1]
+
+
 def test_a_plan_that_is_too_large_ends_with_exit_code_2_and_what_to_change():
     result = dry_run("train", "--preset", "800T-A2-sft", "--set", "train.recompute=false")
     assert result.stdout == ""

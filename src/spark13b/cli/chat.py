@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spark13b.cli import console, options
-from spark13b.cli.app import debug_wanted
+from spark13b.cli import answering, console, options, sharing
 from spark13b.cli.waiting import signals_end_it
 from spark13b.errors import InputError
 
@@ -55,7 +54,7 @@ def chat(
     In a pipe each line of standard input is a question, and answers alone go to standard output.
     """
     from spark13b.infer.chat import Chat
-    from spark13b.infer.session import Session, find_model
+    from spark13b.infer.session import find_model
 
     drawing = options.Drawing(
         temperature,
@@ -69,14 +68,11 @@ def chat(
         draft_tokens=draft_tokens,
     )
     progress = console.TerminalProgress()
-    found = find_model(load, preset, tokenizer, drawing.options(), assignments or [], adapter)
+    changes = drawing.options() | sharing.options_for(1)
+    found = find_model(load, preset, tokenizer, changes, assignments or [], adapter)
     if found.is_demo:
-        progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
-    session = Session(found, fold=merge_adapter, reuse=True)
-    if session.doubt:
-        progress.note(f"note: {session.doubt}")
-    if debug_wanted():
-        progress.note(session.choices())
+        answering.tell_of_demo(found.weights.base, progress)
+    session = answering.open_session(found, sharing.Part(progress), most=1, fold=merge_adapter, reuse=True)
     talk = Chat(session, system)
     if sys.stdin.isatty():
         progress.note("Ask something; /help shows what else can be done, Ctrl-D ends.")

@@ -11,21 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spark13b.cli import launching, options, sharing
-from spark13b.cli.app import debug_wanted
+from spark13b.cli import answering, launching, options, sharing
 from spark13b.cli.console import print_json
 from spark13b.errors import InputError
 
 if TYPE_CHECKING:
-    from spark13b.config import Preset as Values
     from spark13b.infer.prompts import Prompt
     from spark13b.infer.requests import Generation, Request
     from spark13b.infer.session import FoundModel, Session
     from spark13b.progress import Progress
-    from spark13b.train.answering_files import AnsweringFiles
 
 app = typer.Typer(add_completion=False)
-_SEATS = 8
 
 
 @app.command(epilog='Example: spark13b infer "你是谁？" "What is 3 plus 5?" --load runs/sft --stream')
@@ -96,13 +92,13 @@ def infer(
         draft_tokens,
     )
     if dry_run:
-        from spark13b.cli.plan import answering_preset, show_plan
-        from spark13b.train.answering_files import answering_files
+        from spark13b.cli.plan import show_plan
         from spark13b.train.plan import plan_answering
 
-        values = answering_preset(preset, load, adapter, drawing.options(), assignments or [], nproc)
-        files = answering_files(load, adapter, values.model, merge_adapter)
-        seats = _seats(batch_size, 1, values, None, files)
+        values, files = answering.planned_model(
+            preset, load, adapter, merge_adapter, drawing.options(), assignments or [], nproc
+        )
+        seats = answering.seats_for(batch_size, 1, values, None, files)
         show_plan(plan_answering(values, seats, files=files), as_json)
         return
     if stream and (as_json or output is not None):
@@ -127,26 +123,13 @@ def infer(
         return found
 
     def work(found: FoundModel, part: sharing.Part) -> None:
-        from spark13b.infer.session import Session
-        from spark13b.train.answering_files import answering_files
-        from spark13b.train.plan import check_answering
-
         asked, progress = _prompts(prompts, prompt_file), part.progress
         if found.is_demo:
-            progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
+            answering.tell_of_demo(found.weights.base, progress)
         # a prompt that is too long is found before weights are read
         requests = found.requests(asked, logprobs, system=system)
-        context = found.context(requests)
-        parts = found.weights
-        files = answering_files(parts.base, parts.adapters, found.preset.model, merge_adapter)
-        seats = _seats(batch_size, len(asked), found.preset, context, files)
-        check_answering(found.preset, seats, context, files)
-        session = Session(found, seats, context, part.mesh, fold=merge_adapter, reuse=reuse)
-        if session.doubt:
-            progress.note(f"note: {session.doubt}")
-        if debug_wanted():
-            progress.note(session.choices())
-        part.lead(session)
+        most, context = min(answering.SEATS, len(asked)), found.context(requests)
+        session = answering.open_session(found, part, batch_size, most, context, merge_adapter, reuse)
         if output is not None:
             identity = f"{found.identity()} {logprobs} {merge_adapter}" + (f" {system}" if system else "")
             identity += " reuse" if reuse else ""
@@ -175,14 +158,6 @@ def _prompts(arguments: list[str] | None, file: Path | None) -> list[Prompt]:
     if not asked:
         raise InputError("no prompt was given", fix='spark13b infer "你是谁？", or --prompt-file FILE.jsonl')
     return asked
-
-
-def _seats(wanted: int | None, prompts: int, preset: Values, context: int | None, files: AnsweringFiles) -> int:
-    """Answers at once: those wanted, else as many as there are and fit; all beams of one need a seat."""
-    from spark13b.train.plan import seats_that_fit
-
-    beams = preset.generation.num_beams
-    return max(wanted or seats_that_fit(preset, min(_SEATS, prompts), context, files), beams)
 
 
 def _in_order(session: Session, requests: Sequence[Request]) -> Iterator[tuple[int, Generation]]:

@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 from spark13b.cli import console
-from spark13b.cli.sharing import options_for
-from spark13b.config import Preset, load_preset
-from spark13b.errors import InputError
-from spark13b.run_folder import run_around
 from spark13b.train.fitting import gib
 from spark13b.train.plan import Plan
-
-
-def answering_preset(
-    name: str | None,
-    load: Path | None,
-    adapter: Path | None,
-    options: Mapping[str, Any],
-    assignments: Sequence[str],
-    nproc: int | None,
-) -> Preset:
-    """The preset to plan answers with: the named one, or that of the run around `load` or `adapter`.
-
-    `nproc` processes share the model. Raises InputError when there is none, or a value breaks a rule.
-    """
-    runs = map(run_around, filter(None, (load, adapter))) if name is None else ()
-    run = next(filter(None, runs), None)
-    if name is None and run is None:
-        raise InputError("a plan needs a preset", fix="add --preset NAME; 'spark13b preset list' shows them")
-    layout = options_for(nproc if name or nproc else 1)  # a run's layout is that of its training
-    return load_preset(name or str(run.preset if run else ""), options={**options, **layout}, assignments=assignments)
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spark13b.cli import launching, options, sharing
-from spark13b.cli.app import debug_wanted
+from spark13b.cli import answering, launching, options, sharing
 from spark13b.errors import InputError
 
 if TYPE_CHECKING:
-    from spark13b.config import Preset as Values
     from spark13b.infer.session import FoundModel, Session
-    from spark13b.train.answering_files import AnsweringFiles
 
 app = typer.Typer(add_completion=False)
 _KEY = "SPARK13B_API_KEY"
-_SEATS = 8
+_OPTIONS: dict[str, Any] = {"generation.num_beams": 1}  # each request is one text
 
 
 @app.command(epilog="Example: spark13b serve --load runs/sft --port 8000, then open http://127.0.0.1:8000")
@@ -70,13 +67,14 @@ def serve(
     Without --load the model of 'spark13b demo' answers. Ctrl-C finishes the running answers, a second one does not.
     """
     if dry_run:
-        from spark13b.cli.plan import answering_preset, show_plan
-        from spark13b.train.answering_files import answering_files
+        from spark13b.cli.plan import show_plan
         from spark13b.train.plan import plan_answering
 
-        values = answering_preset(preset, load, adapter, {}, assignments or [], nproc)
-        files = answering_files(load, adapter, values.model, merge_adapter)
-        show_plan(plan_answering(values, _seats(seats, values, context, files), context, files), as_json)
+        values, files = answering.planned_model(
+            preset, load, adapter, merge_adapter, _OPTIONS, assignments or [], nproc
+        )
+        places = answering.seats_for(seats, answering.SEATS, values, context, files)
+        show_plan(plan_answering(values, places, context, files), as_json)
         return
     if as_json:
         raise InputError("--json is for the plan of --dry-run", fix="add --dry-run, or leave --json out")
@@ -85,34 +83,23 @@ def serve(
     def find() -> FoundModel:
         from spark13b.infer.session import find_model
 
-        return find_model(load, preset, tokenizer, sharing.options_for(nproc), assignments or [], adapter)
+        changes = _OPTIONS | sharing.options_for(nproc)
+        return find_model(load, preset, tokenizer, changes, assignments or [], adapter)
 
     def work(found: FoundModel, part: sharing.Part) -> None:
         from spark13b.serve.server import address, listen
 
         progress = part.progress
         if found.is_demo:
-            progress.note(f"no --load given: the model of 'spark13b demo' answers ({found.weights.base})")
+            answering.tell_of_demo(found.weights.base, progress)
         socket = listen(host, port)  # before the model is loaded
-        from spark13b.infer.session import Session
         from spark13b.serve.app import Settings, make_app
         from spark13b.serve.desk import Desk
         from spark13b.serve.server import run
-        from spark13b.train.answering_files import answering_files
-        from spark13b.train.plan import check_answering
 
-        parts = found.weights
-        files = answering_files(parts.base, parts.adapters, found.preset.model, merge_adapter)
-        places = _seats(seats, found.preset, context, files)
-        check_answering(found.preset, places, context, files)
-        session = Session(found, places, context, part.mesh, fold=merge_adapter, reuse=reuse)
-        if session.doubt:
-            progress.note(f"note: {session.doubt}")
-        if debug_wanted():
-            progress.note(session.choices())
-        part.lead(session)
+        session = answering.open_session(found, part, seats, context=context, fold=merge_adapter, reuse=reuse)
         _warm(session)
-        desk = Desk(session.engine, places + queue)
+        desk = Desk(session.engine, session.seats + queue)
         settings = Settings(model_name, keys, cors_origin or (), timeout, progress.note)
 
         def ready() -> None:
@@ -123,13 +110,6 @@ def serve(
         progress.note(f"stopped; {session.speed()}")
 
     sharing.answer(find, work, merge_adapter)
-
-
-def _seats(wanted: int | None, preset: Values, context: int | None, files: AnsweringFiles) -> int:
-    """Answers at once: those wanted, else as many as fit."""
-    from spark13b.train.plan import seats_that_fit
-
-    return wanted or seats_that_fit(preset, _SEATS, context, files)
 
 
 def _warm(session: Session) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from spark13b.ckpt.adapters import OpenParts
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from spark13b.model.causal_lm import SparkForCausalLM
 
 
-def load_model(found: FoundModel, fold: bool = False) -> tuple[SparkForCausalLM | NativeModel, str | None]:
-    """The model, and a sentence about what may not be meant, or None.
+def load_model(
+    found: FoundModel, fold: bool = False, opened: OpenParts | None = None
+) -> tuple[SparkForCausalLM | NativeModel, str | None]:
+    """The model, and a sentence about what may not be meant, or None. `opened`: its files, if they are open already.
 
     Where the native library can compute it, MindSpore is not even loaded. Weights are read one at a time and stored in
     the compute type (embedding and norms in their own), which is what their products need. Adapters stay beside them,
@@ -33,7 +35,7 @@ def load_model(found: FoundModel, fold: bool = False) -> tuple[SparkForCausalLM 
     memory; MindSpore gets what they stand for. Raises InputError when names or shapes do not fit, before anything is
     allocated.
     """
-    with _opened(found, fold) as (parts, base, config):
+    with _fitting(found, fold, opened) as (parts, base, config):
         library = find_library().library
         device: Device = "cpu" if surely_cpu() else "ascend"
         if library is not None and answering_problem(config, device, 1) is None:
@@ -43,9 +45,11 @@ def load_model(found: FoundModel, fold: bool = False) -> tuple[SparkForCausalLM 
         return _load_graphs(base, parts, config, ALONE, fold), "; ".join(filter(None, doubts)) or None
 
 
-def load_part(found: FoundModel, mesh: Mesh, fold: bool = False) -> tuple[SparkForCausalLM, str | None]:
+def load_part(
+    found: FoundModel, mesh: Mesh, fold: bool = False, opened: OpenParts | None = None
+) -> tuple[SparkForCausalLM, str | None]:
     """The same for one of several processes that share the model: its part."""
-    with _opened(found, fold) as (parts, base, config):
+    with _fitting(found, fold, opened) as (parts, base, config):
         return _load_graphs(base, parts, config, mesh, fold), parts.doubt()
 
 
@@ -57,11 +61,13 @@ def _widened(base: Checkpoint, config: SparkConfig) -> str | None:
 
 
 @contextmanager
-def _opened(found: FoundModel, fold: bool) -> Iterator[tuple[OpenParts, Checkpoint, SparkConfig]]:
+def _fitting(
+    found: FoundModel, fold: bool, opened: OpenParts | None
+) -> Iterator[tuple[OpenParts, Checkpoint, SparkConfig]]:
     """The parts, the base with what is folded into it, and the shape to load them into; names and shapes fit."""
     check_machine(found.preset)
     config = found.preset.model.model_copy(update={"param_init_type": found.preset.model.compute_type})
-    with found.weights.open(config) as parts:
+    with found.weights.open(config) if opened is None else nullcontext(opened) as parts:
         base = parts.base
         if fold and parts.adapters is not None:
             refuse_folding(base)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spark13b.ckpt.adapters import Parts, parts_of
+from spark13b.ckpt.adapters import OpenParts, Parts, parts_of
 from spark13b.ckpt.opening import SUFFIXES
 from spark13b.config import Preset, load_preset
 from spark13b.data.tokenizer import MODEL_FILE, SparkTokenizer
@@ -118,6 +118,18 @@ def demo_folder() -> Path:
     return Path(data) / "spark13b" / "demo"
 
 
+def demo_model() -> Path:
+    """The run of the model that answers where none is named. Raises InputError when 'spark13b demo' has not made it."""
+    run = demo_folder() / "sft"
+    if not RunFolder(run).checkpoints():
+        raise InputError(
+            "no model was given, and there is no demo model yet",
+            where=run,
+            fix="add --load CHECKPOINT, or run 'spark13b demo' first",
+        )
+    return run
+
+
 def find_model(
     load: Path | None,
     preset: str | None,
@@ -133,13 +145,7 @@ def find_model(
     """
     is_demo = load is None
     if load is None:
-        load = demo_folder() / "sft"
-        if not RunFolder(load).checkpoints():
-            raise InputError(
-                "no model was given, and there is no demo model yet",
-                where=load,
-                fix="add --load CHECKPOINT, or run 'spark13b demo' first",
-            )
+        load = demo_model()
     name, run = preset_for(preset, load, adapter)
     if preset is None:  # a run's layout is that of its training; answers come from this process
         options = {**_ALONE, **options}
@@ -166,7 +172,7 @@ class Session:
 
     `seats`: answers at once. `context`: the most tokens of a prompt and its answer, where that is known. `mesh`: the
     processes that share the model, this one being one of them. `fold`: adapters are added to the weights at once
-    instead of being computed beside them. `reuse`: see `Engine`.
+    instead of being computed beside them. `reuse`: see `Engine`. `opened`: the model's files, if they are open.
     """
 
     def __init__(
@@ -177,6 +183,7 @@ class Session:
         mesh: Mesh | None = None,
         fold: bool = False,
         reuse: bool = False,
+        opened: OpenParts | None = None,
     ) -> None:
         from spark13b.infer.loading import load_model, load_part
 
@@ -190,7 +197,10 @@ class Session:
                 where=found.tokenizer.where,
                 fix="use the tokenizer that the model was trained with",
             )
-        self.model, doubt = load_model(found, fold) if mesh is None else load_part(found, mesh, fold)
+        if mesh is None:
+            self.model, doubt = load_model(found, fold, opened)
+        else:
+            self.model, doubt = load_part(found, mesh, fold, opened)
         self.doubt = "; ".join(filter(None, (found.doubt, doubt))) or None  # something to show
         if preset.generation.draft_tokens and (reason := _why_no_drafts(self.model, mesh)) is not None:
             raise InputError(

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from spark13b.ckpt import open_checkpoint
-from spark13b.ckpt.adapters import open_adapters, parts_of
+from spark13b.ckpt.adapters import OpenParts, open_adapters, parts_of
 from spark13b.ckpt.mapping import answering_bytes
 from spark13b.ckpt.quantized import QuantizedCheckpoint, need_quantized, refuse_folding
-from spark13b.ckpt.torch_names import with_own_names
 from spark13b.config.model import SparkConfig
 from spark13b.config.sections import LoraConfig
 from spark13b.model.names import expected_shapes
@@ -36,19 +34,22 @@ def answering_files(load: Path | None, adapter: Path | None, config: SparkConfig
 
     Raises InputError when a file is not there, or does not go with the other one or with a model of `config`.
     """
-    weights, rounded = None, False
     if load is not None:
-        parts = parts_of(load, adapter)
-        adapter = parts.adapters
-        with with_own_names(open_checkpoint(parts.base)) as base:
-            need_quantized(base, config.weight_bits)
-            if fold and adapter is not None:
-                refuse_folding(base)
-            rounded = isinstance(base, QuantizedCheckpoint)
-            if answering_problem(config, "cpu", 1) is None and base.shapes().items() >= expected_shapes(config).items():
-                weights = answering_bytes(base, config)
+        with parts_of(load, adapter).open(config) as parts:
+            return files_of(parts, config, fold)
     if adapter is None:
-        return AnsweringFiles(weights, rounded)
+        return UNKNOWN
     with open_adapters(adapter) as adapters:
         adapters.check_base(config)
-        return AnsweringFiles(weights, rounded, None if fold else adapters.lora)
+        return AnsweringFiles(lora=None if fold else adapters.lora)
+
+
+def files_of(parts: OpenParts, config: SparkConfig, fold: bool = False) -> AnsweringFiles:
+    """The same of files that are open."""
+    base, weights = parts.base, None
+    need_quantized(base, config.weight_bits)
+    if fold and parts.adapters is not None:
+        refuse_folding(base)
+    if answering_problem(config, "cpu", 1) is None and base.shapes().items() >= expected_shapes(config).items():
+        weights = answering_bytes(base, config)
+    return AnsweringFiles(weights, isinstance(base, QuantizedCheckpoint), None if fold else parts.lora)
