@@ -73,7 +73,7 @@ def evaluate(
     if launching.serve_as_worker(lambda me: evaluate(*asked(), batch_size, me.progress, adapter).as_dict()):
         return
     values, rows, weights = asked()
-    workers = processes.workers(values.parallel.devices)
+    workers = processes.workers(values)
     if workers is None:
         result = evaluate(values, rows, weights, batch_size, console.TerminalProgress(), adapter).as_dict()
     else:

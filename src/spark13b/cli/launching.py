@@ -15,6 +15,7 @@ from spark13b.errors import InputError
 
 if TYPE_CHECKING:
     from spark13b.cluster.launch import Workers
+    from spark13b.cluster.rank_table import TableWorkers
     from spark13b.cluster.worker import Worker
     from spark13b.config import Preset
 
@@ -24,8 +25,8 @@ Nproc = Annotated[
     typer.Option(
         "--nproc",
         min=1,
-        help="Processes on this machine, one a device. By default as many as the preset has devices; another number "
-        "changes parallel.data_parallel.",
+        help="Processes on this machine, one a device. By default as many as the preset has devices, at most "
+        "machine.devices_per_node; another number changes parallel.data_parallel.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -106,8 +107,18 @@ class Processes:
     def options(self, preset: Preset, assignments: Sequence[str]) -> Mapping[str, Any]:
         """The values of `preset` that follow from the number of processes; `assignments` (`--set`) win."""
         devices = self.devices
-        if devices is None or devices == preset.parallel.devices:
+        if devices is None:
             return {}
+        values = {} if devices == preset.parallel.devices else self._division(devices, preset, assignments)
+        machines = len(self._table().table.server_list) if self.rank_table is not None else self.nnodes
+        here = -(-devices // machines)
+        if machines > 1 or here > preset.machine.devices_per_node:
+            values["machine.devices_per_node"] = here
+        return values
+
+    @staticmethod
+    def _division(devices: int, preset: Preset, assignments: Sequence[str]) -> dict[str, Any]:
+        """What becomes of the layout of `preset` with so many devices."""
         given = dict(assignment.partition("=")[::2] for assignment in assignments)
         shared = given.get("parallel.model_parallel", "")
         model_parallel = int(shared) if shared.isdigit() and int(shared) else preset.parallel.model_parallel
@@ -117,15 +128,16 @@ class Processes:
                 where="parallel.model_parallel",
                 fix=f"choose a multiple of {model_parallel} processes, or --set parallel.model_parallel",
             )
-        values = {"machine.devices": devices, "parallel.data_parallel": devices // model_parallel}
-        if self.nproc is not None and (self.nnodes > 1 or self.nproc > preset.machine.devices_per_node):
-            values["machine.devices_per_node"] = self.nproc
-        return values
+        return {"machine.devices": devices, "parallel.data_parallel": devices // model_parallel}
 
-    def workers(self, devices: int) -> Workers | None:
-        """The workers to start here for a preset of so many devices; None when this process does the work."""
+    def workers(self, preset: Preset) -> Workers | None:
+        """The workers to start here for the devices of `preset`; None when this process does the work.
+
+        Raises InputError when these are not as many as the processes, or more than its machines have.
+        """
         if self.rank_table is not None:
             return self._table()
+        devices, most = preset.parallel.devices, preset.machine.devices_per_node
         nproc = self.nproc or devices // self.nnodes
         if nproc * self.nnodes != devices:
             raise InputError(
@@ -133,13 +145,20 @@ class Processes:
                 where="--nproc",
                 fix="give --nproc and --nnodes so that they make up machine.devices",
             )
+        if nproc > most:  # the plan, and what it knows of memory, counts on `most`
+            raise InputError(
+                f"{nproc} processes would start here, and a machine of the preset has {most} devices",
+                where="machine.devices_per_node",
+                fix=f"start {devices // most} machines (--nnodes {devices // most}, --node-rank, --master-addr), "
+                f"or give --nproc {nproc} to have so many on one",
+            )
         if devices == 1:
             return None
         from spark13b.cluster.msrun import MsrunWorkers
 
         return MsrunWorkers(nproc, self.nnodes, self.node_rank or 0, self.master_addr or "127.0.0.1", self.master_port)
 
-    def _table(self) -> Workers:
+    def _table(self) -> TableWorkers:
         from spark13b.cluster.rank_table import table_workers
 
         assert self.rank_table is not None

@@ -28,6 +28,7 @@ def options_for(nproc: int | None) -> dict[str, Any]:
         return {}
     return {
         "machine.devices": nproc,
+        "machine.devices_per_node": nproc,
         "parallel.data_parallel": 1,
         "parallel.model_parallel": nproc,
         "parallel.sequence_parallel": False,
@@ -61,7 +62,7 @@ def answer(find: Callable[[], FoundModel], work: Callable[[FoundModel, Part], No
     if launching.serve_as_worker(lambda me: _take_part(me, find(), work, fold)):
         return
     found = find()
-    workers = launching.Processes().workers(found.preset.parallel.devices)
+    workers = launching.Processes().workers(found.preset)
     if workers is None:
         work(found, Part(console.TerminalProgress()))
         return

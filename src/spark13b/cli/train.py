@@ -110,7 +110,7 @@ def start(
 
         show_plan(make_plan(asked.preset) if asked.preset.task == "infer" else check(asked), as_json)
         return
-    workers = processes.workers(asked.preset.parallel.devices)
+    workers = processes.workers(asked.preset)
     if workers is None:
         result = train(asked, console.TerminalProgress()).as_dict()
     else:

@@ -39,6 +39,7 @@ class Plan:
     batch_size: int  # rows a step, over all data-parallel groups and accumulated batches
     tokens: int  # a row
     devices: int
+    devices_per_node: int  # of them on one machine
     data_parallel: int
     model_parallel: int
     recompute: bool
@@ -91,6 +92,7 @@ def make_plan(
         batch_size=rows_a_step(preset),
         tokens=tokens,
         devices=preset.parallel.devices,
+        devices_per_node=devices_per_node(preset),
         data_parallel=preset.parallel.data_parallel,
         model_parallel=preset.parallel.model_parallel,
         recompute=preset.train.recompute,
@@ -122,6 +124,7 @@ def plan_answering(preset: Preset, seats: int = 1, context: int | None = None, f
         batch_size=1,
         tokens=tokens,
         devices=preset.parallel.devices,
+        devices_per_node=devices_per_node(preset),
         data_parallel=preset.parallel.data_parallel,
         model_parallel=preset.parallel.model_parallel,
         recompute=False,
@@ -211,13 +214,18 @@ def _parameters(preset: Preset) -> int:
     return sum(map(math.prod, expected_shapes(preset.model).values()))
 
 
+def devices_per_node(preset: Preset) -> int:
+    """Devices of the run on one machine."""
+    return min(preset.machine.devices, preset.machine.devices_per_node)
+
+
 def memory_limit(preset: Preset) -> int | None:
     """Bytes that each device may use; on a CPU the processes of a machine share its memory. None: unknown."""
     machine = preset.machine
     own = None if machine.max_device_memory_gb is None else int(machine.max_device_memory_gb * GIB)
     if machine.device != "cpu":
         return own
-    share = psutil.virtual_memory().total // min(machine.devices, machine.devices_per_node)
+    share = psutil.virtual_memory().total // devices_per_node(preset)
     return share if own is None else min(own, share)
 
 
