@@ -225,9 +225,13 @@ def test_the_processes_of_one_machine_share_its_memory_however_many_they_are(
 ) -> None:
     memory = SimpleNamespace(total=64 * 2**30)
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    tiny = ["train", "--preset", "cpu-tiny-sft", "--dry-run"]
     for processes in (2, 9, 16):
-        command = ["train", "--preset", "cpu-tiny-sft", "--dry-run", "--json", "--nproc", str(processes)]
-        assert run(command) == 0
+        assert run([*tiny, "--json", "--nproc", str(processes)]) == 0
         assert json.loads(capsys.readouterr().out)["memory_limit"] == memory.total // processes
-    assert run([*command[:-1], "64"]) == 2
+    assert run([*tiny, "--nproc", "64"]) == 2
     assert "may use 1.00 GiB" in capsys.readouterr().err
+    assert run([*tiny, "--set", "machine.devices=64", "--set", "parallel.data_parallel=64"]) == 0
+    planned = " ".join(capsys.readouterr().out.split())
+    assert "devices 64 (data_parallel 64 x model_parallel 1), 8 on each of 8 machines" in planned
+    assert "limit 8.00 GiB" in planned

@@ -26,7 +26,9 @@ def _run(plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.trained_parameters not in (0, plan.parameters):
         yield "trained", f"{plan.trained_parameters:,}"
     split = f" (data_parallel {plan.data_parallel} x model_parallel {plan.model_parallel})" if plan.devices > 1 else ""
-    yield "devices", f"{plan.devices}{split}"
+    machines = -(-plan.devices // plan.devices_per_node)
+    several = f", {plan.devices_per_node} on each of {machines} machines" if machines > 1 else ""
+    yield "devices", f"{plan.devices}{split}{several}"
     yield "computes", plan.computes
     if plan.task == "infer":
         yield "answers at once", f"{plan.seats}"
