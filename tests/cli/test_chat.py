@@ -158,12 +158,12 @@ def test_in_a_pipe_answers_alone_go_to_stdout(model: Path) -> None:
 def test_in_a_pipe_what_cannot_be_answered_is_told_and_the_rest_is_answered(model: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "spark13b", "chat", "--load", str(model), "--max-new-tokens", "4"],
-        input=b'\xef\xbb\xbf/reset\r\na\xff\nhello\n/reset\n"""\nhello',  # the last question has no end
+        input=b'\xef\xbb\xbf/reset\r\n/system \xff\na\xff\nhello\n/reset\n"""\nhello',  # the last question has no end
         capture_output=True,
         env=ENVIRONMENT,
     )
     assert result.returncode == 2
-    assert b"error: byte 0xff is not UTF-8" in result.stderr
+    assert result.stderr.count(b"error: byte 0xff is not UTF-8") == 2
     nothing, first, second = result.stdout.decode().splitlines()
     assert nothing == "" and first == second
 

@@ -68,6 +68,34 @@ class TestPrompts:
         )
         assert records(infer("--prompt-file", lines, "--max-new-tokens", 5)[1]) == expected
 
+    def test_through_a_pipe_are_records_when_the_first_line_is_one(self, infer: Run, tmp_path: Path) -> None:
+        lines = write_lines(tmp_path / "q.jsonl", {"input": "你好", "id": 7}, {"input": "天气"})
+        expected = infer("--prompt-file", lines, "--max-new-tokens", 5)[1]
+        assert infer("--max-new-tokens", 5, stdin="\n" + lines.read_text())[1] == expected
+        assert records(expected)[0]["id"] == 7
+        whole = infer("--max-new-tokens", 5, "--stream", stdin=lines.read_text())[1]
+        assert whole == infer("--max-new-tokens", 5, stdin="你好\n天气\n")[1]
+        code, out, err = infer(stdin='{"input": "a"}\n\nb\n')
+        assert (code, out) == (2, "") and "this line is not JSON: Expecting value: b\n  at: /dev/stdin:3" in err
+
+    @pytest.mark.parametrize("line", ["{x} is what?", '{"name": "x"}', '{"input": "cut', "[1, 2]", '"input"'])
+    def test_through_a_pipe_are_text_whatever_else_they_begin_with(self, line: str, infer: Run) -> None:
+        out = infer("--json", "--max-new-tokens", 2, stdin=f'{line}\n{{"input": "a"}}\n')[1]
+        assert [record["input"] for record in records(out)] == [line, '{"input": "a"}']
+
+    def test_are_read_from_standard_input_as_from_a_file(self, infer: Run, tmp_path: Path) -> None:
+        options = ("--max-new-tokens", 5, "--prompt-file")
+        array, text = tmp_path / "q.json", tmp_path / "q"
+        array.write_text('[{"input": "你好"},\n {"messages": [{"role": "user", "content": "x"}]}]')
+        text.write_text("你好\n天气\n")
+        for file in (array, text):
+            expected = infer(*options, file)[1]
+            assert len(records(expected)) == 2
+            assert infer(*options, "-", stdin=file.read_text())[1] == expected
+            assert infer(*options, "/dev/stdin", stdin="\ufeff" + file.read_text())[1] == expected
+        code, _, err = infer(*options, "-", stdin='[{"input": "a"},\n{"imput": "x"}]')
+        assert code == 2 and "/dev/stdin:2\n  fix: rename 'imput' to \"input\"" in err
+
     def test_may_stand_in_a_json_array(self, tmp_path: Path) -> None:
         from spark13b.infer.prompts import read_prompts
 
@@ -140,6 +168,10 @@ class TestPrompts:
             result = subprocess.run([*command, *arguments], input=given, capture_output=True, env=ENVIRONMENT)
             assert result.returncode == 2
             assert b"byte 0xff is not UTF-8\n  at: prompt 1" in result.stderr
+
+    def test_have_a_system_that_is_utf8(self, infer: Run) -> None:
+        code, out, err = infer("x", "--system", "\udcff")
+        assert (code, out) == (2, "") and "byte 0xff is not UTF-8\n  at: --system" in err
 
     def test_are_missed_when_there_are_none(self, infer: Run) -> None:
         code, _, err = infer(stdin="\n")
@@ -225,6 +257,12 @@ class TestOutputFile:
             assert code == 2 and says in err
         assert (folder / "kept").exists() and records(lines.read_text()) == [{"input": "x"}]
         assert sorted(tmp_path.iterdir()) == [folder, lines]
+
+    def test_is_no_dash(self, infer: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        code, _, err = infer("x", "--output", "-")
+        assert code == 2 and "answers go to standard output" in err
+        assert not list(tmp_path.iterdir())
 
     def test_of_other_prompts_is_not_gone_on_with(self, infer: Run, tmp_path: Path) -> None:
         from spark13b.infer.journal import Journal

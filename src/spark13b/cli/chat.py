@@ -54,6 +54,7 @@ def chat(
     In a pipe each line of standard input is a question, and answers alone go to standard output.
     """
     from spark13b.infer.chat import Chat
+    from spark13b.infer.prompts import check_utf8
     from spark13b.infer.session import find_model
 
     drawing = options.Drawing(
@@ -67,6 +68,7 @@ def chat(
         stop,
         draft_tokens=draft_tokens,
     )
+    check_utf8(system, "--system")
     progress = console.TerminalProgress()
     changes = drawing.options() | sharing.options_for(1)
     found = find_model(load, preset, tokenizer, changes, assignments or [], adapter)
@@ -96,6 +98,8 @@ class _Leave(Exception):
 
 def _do(talk: Chat, line: str, progress: console.TerminalProgress) -> None:
     """Do what a line asks for."""
+    from spark13b.infer.prompts import check_utf8
+
     name, _, rest = line.partition(" ")
     if name in ("/exit", "/quit"):
         raise _Leave
@@ -105,6 +109,7 @@ def _do(talk: Chat, line: str, progress: console.TerminalProgress) -> None:
         talk.turns = []
         progress.note("The conversation is forgotten.")
     elif name == "/system":
+        check_utf8(rest)
         talk.system = rest.strip()
         progress.note("From the next answer on." if talk.system else "No instruction any more.")
     elif name == "/undo":

@@ -35,7 +35,8 @@ def infer(
     merge_adapter: options.MergeAdapter = False,
     tokenizer: options.Tokenizer = None,
     prompt_file: Annotated[
-        Path | None, typer.Option("--prompt-file", help='JSON Lines of {"input": "..."}, or text, one prompt a line.')
+        Path | None,
+        typer.Option("--prompt-file", help='JSON Lines of {"input": "..."}, or text, one prompt a line; - is stdin.'),
     ] = None,
     output: Annotated[
         Path | None,
@@ -77,7 +78,8 @@ def infer(
 ) -> None:
     """Answer questions. Without --load the model of 'spark13b demo' answers.
 
-    Answers are text; with --prompt-file, --json or --output they are JSON Lines, unless --stream asks for text.
+    Answers are text; with --prompt-file, --json or --output, or where JSON Lines come through a pipe, they are JSON
+    Lines, unless --stream asks for text.
     """
     drawing = options.Drawing(
         temperature,
@@ -106,14 +108,18 @@ def infer(
     if logprobs is not None and (stream or not (as_json or output is not None or prompt_file is not None)):
         raise InputError("log-probabilities are told in JSON alone", where="--logprobs", fix="add --json")
 
+    if output is not None and str(output) == "-":
+        raise InputError("without --output answers go to standard output", fix="leave it out; --json for JSON Lines")
+
     def find() -> FoundModel:
         from spark13b.files import check_writable_file
-        from spark13b.infer.prompts import read_prompts
+        from spark13b.infer.prompts import check_utf8, read_prompts
         from spark13b.infer.session import find_model
 
+        check_utf8(system, "--system")
         if output is not None:
-            check_writable_file(output, force=force, inputs=(prompt_file,))
-        if prompt_file is not None:
+            check_writable_file(output, force=force, inputs=() if _is_stdin(prompt_file) else (prompt_file,))
+        if prompt_file is not None and not _is_stdin(prompt_file):
             read_prompts(prompt_file)  # a broken line is found before anything is started
         changes = drawing.options() | sharing.options_for(nproc)
         found = find_model(load, preset, tokenizer, changes, assignments or [], adapter)
@@ -123,7 +129,7 @@ def infer(
         return found
 
     def work(found: FoundModel, part: sharing.Part) -> None:
-        asked, progress = _prompts(prompts, prompt_file), part.progress
+        (asked, are_records), progress = _prompts(prompts, prompt_file), part.progress
         if found.is_demo:
             answering.tell_of_demo(found.weights.base, progress)
         # a prompt that is too long is found before weights are read
@@ -136,7 +142,7 @@ def infer(
             _to_file(session, asked, requests, output, identity, force, progress)
             if as_json:
                 print_json({"output": str(output), "answers": len(asked)})
-        elif as_json or (prompt_file is not None and not stream):
+        elif as_json or (are_records and not stream):
             for number, generation in _in_order(session, requests):
                 print(json.dumps(_record(session, asked[number], generation), ensure_ascii=False), flush=True)
         else:
@@ -146,18 +152,24 @@ def infer(
     sharing.answer(find, work, merge_adapter)
 
 
-def _prompts(arguments: list[str] | None, file: Path | None) -> list[Prompt]:
-    """What is asked: arguments, then the file; else the lines of standard input."""
-    from spark13b.infer.prompts import lines_of, prompts_of, read_prompts
+def _prompts(arguments: list[str] | None, file: Path | None) -> tuple[list[Prompt], bool]:
+    """What is asked: arguments, then the file; else what comes through a pipe. And whether answers are records, too."""
+    from spark13b.infer.prompts import piped_prompts, prompts_of, read_prompts
 
-    asked = prompts_of(arguments or [])
-    if file is not None:
+    asked, are_records = prompts_of(arguments or []), file is not None
+    if _is_stdin(file):
+        asked += piped_prompts(sys.stdin.read(), as_file=True)[0]
+    elif file is not None:
         asked += read_prompts(file)
     elif not asked and not sys.stdin.isatty():
-        asked = prompts_of(lines_of(sys.stdin))
+        asked, are_records = piped_prompts(sys.stdin.read())
     if not asked:
         raise InputError("no prompt was given", fix='spark13b infer "你是谁？", or --prompt-file FILE.jsonl')
-    return asked
+    return asked, are_records
+
+
+def _is_stdin(file: Path | None) -> bool:
+    return file is not None and str(file) in ("-", "/dev/stdin")
 
 
 def _in_order(session: Session, requests: Sequence[Request]) -> Iterator[tuple[int, Generation]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from spark13b.characters import WHOLE, half_character
-from spark13b.data.records import Record, read_records
+from spark13b.data.blocks import Block
+from spark13b.data.json_array import read_array
+from spark13b.data.place import Place
+from spark13b.data.records import Record, read_records, records_of
 from spark13b.errors import InputError, nearest
 from spark13b.infer.conversation import ROLES, Turn
 
 _TEXTS = ("instruction", "input", "inputs", "prompt", "text")
-_TAKEN = {*_TEXTS, "input_ids", "messages", "system", "history"}
+_ASKING = {*_TEXTS, "input_ids", "messages"}
+_TAKEN = {*_ASKING, "system", "history"}
+STDIN = Path("/dev/stdin")
 _HINT = 'write {"input": "the question"}'
 
 
@@ -76,12 +82,39 @@ def check_utf8(text: str, where: str | None = None) -> None:
         raise InputError(f"byte 0x{byte:02x} is not UTF-8", where=where, fix="convert the text to UTF-8") from None
 
 
-def lines_of(stream: Iterable[str]) -> Iterator[str]:
-    """The lines of standard input that are not blank, without a BOM and without their ends, also those of Windows."""
-    for number, line in enumerate(stream):
-        line = (line.removeprefix("\ufeff") if number == 0 else line).rstrip("\r\n")
-        if line.strip():
-            yield line
+def piped_prompts(text: str, as_file: bool = False) -> tuple[list[Prompt], bool]:
+    """The prompts that came through a pipe, and whether they are records instead of a question a line.
+
+    They are when the first line is one: a JSON object with a field that asks, for other text may begin with a brace,
+    too. `as_file`: whenever they begin as JSON, as in a file whose name does not tell. Raises InputError.
+    """
+    text = text.removeprefix("\ufeff")
+    first = text.lstrip().partition("\n")[0]
+    if as_file and first.startswith("["):
+        data = io.BytesIO(text.encode(errors="surrogateescape"))
+        values = [(place.line, value) for place, value in read_array(data.read, Place(STDIN, 1))]
+        block = Block(STDIN, 1, None, "jsonl", values)
+    elif _is_record(first) or (as_file and first.startswith("{")):
+        block = Block(STDIN, 1, text.encode(errors="surrogateescape"), "jsonl", [])
+    else:
+        return prompts_of(line.rstrip("\r") for line in text.split("\n") if line.strip()), False
+    prompts = []
+    for record in records_of(block):
+        if isinstance(record, InputError):
+            raise record
+        prompts.append(_prompt(record))
+    return prompts, True
+
+
+def _is_record(line: str) -> bool:
+    """Whether a line is a record that asks something."""
+    if not line.startswith("{"):
+        return False
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and not _ASKING.isdisjoint(value)
 
 
 def read_prompts(path: Path) -> list[Prompt]:
