@@ -55,6 +55,16 @@ def test_gen_in_a_container_names_the_physical_devices_and_the_address_it_took(c
     assert f"this machine is {server} in the table; --server-ip gives" in said.err
 
 
+def test_json_is_the_table_as_the_file_has_it_and_where_that_is(capsys):
+    other = Path("other.json")
+    other.write_text(ONE.read_text().replace("10.0.0.1", "10.0.0.2").replace("192.", "193."))
+    for words in (["gen", "--server-ip", "10.0.0.1"], ["merge", str(ONE), str(other)]):
+        assert run(["rank-table", *words, "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        path = Path(said.pop("output"))
+        assert list(said.items()) == list(json.loads(path.read_text()).items())
+
+
 def test_an_output_may_be_a_folder_or_a_file_and_is_not_overwritten_without_force(capsys):
     line = ["rank-table", "gen", "--server-ip", "10.0.0.1", "--output"]
     assert run([*line, "tables"]) == 0

@@ -143,14 +143,14 @@ def show(table: TableFile, as_json: options.Json = False) -> None:
 
 def _write(table: RankTable, output: Path | None, name: str, notes: list[str], force: bool, as_json: bool) -> None:
     """Write a table and say which device became which rank."""
-    from spark13b.cluster.table.writing import output_path, table_text
+    from spark13b.cluster.table.writing import output_path, table_text, table_values
     from spark13b.files import write_text
 
     path = output_path(output, name)
     write_text(path, table_text(table), force=force)
     _note(notes)
     if as_json:
-        _print_json({"output": str(path), **table.model_dump()})
+        _print_json({"output": str(path), **table_values(table)})
         return
     print(f"{path}: {_size(len(table.server_list), table.size)}")
     for node, server in enumerate(table.server_list):

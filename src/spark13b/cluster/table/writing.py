@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spark13b.cluster.rank_table import Device, RankTable, Server
 
@@ -34,9 +35,9 @@ def ranked(servers: Sequence[ServerDevices]) -> RankTable:
     )
 
 
-def table_text(table: RankTable) -> str:
-    """The JSON text, to the byte what the original's tools write for the same devices (no newline at the end)."""
-    values = {
+def table_values(table: RankTable) -> dict[str, Any]:
+    """The whole table as a file has it, keys in order."""
+    return {
         "version": table.version,
         "server_count": table.server_count,
         "server_list": [
@@ -52,7 +53,11 @@ def table_text(table: RankTable) -> str:
         ],
         "status": table.status,
     }
-    return json.dumps(values, indent=4)
+
+
+def table_text(table: RankTable) -> str:
+    """The JSON text, to the byte what the original's tools write for the same devices (no newline at the end)."""
+    return json.dumps(table_values(table), indent=4)
 
 
 def made_name(table: RankTable) -> str:
