@@ -27,7 +27,7 @@ app = typer.Typer(add_completion=False)
 @app.command(epilog='Example: spark13b infer "你是谁？" "What is 3 plus 5?" --load runs/sft --stream')
 def infer(
     prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Questions.", show_default=False)
+        list[str] | None, typer.Argument(metavar="PROMPT", help="Questions.", show_default=False)
     ] = None,
     preset: options.Preset = None,
     load: options.Load = None,
@@ -78,8 +78,7 @@ def infer(
 ) -> None:
     """Answer questions. Without --load the model of 'spark13b demo' answers.
 
-    Answers are text; with --prompt-file, --json or --output, or where JSON Lines come through a pipe, they are JSON
-    Lines, unless --stream asks for text.
+    Answers are text; with --prompt-file, --json, --output or JSON Lines in a pipe they are JSON Lines, unless --stream.
     """
     drawing = options.Drawing(
         temperature,
