@@ -196,3 +196,41 @@ def test_everything_the_page_shows_happens(tmp_path):
 
 def without_hashes(text: str) -> str:
     return re.sub(r"\b[0-9a-f]{64}\b", "HASH", text)
+
+
+def test_a_file_that_is_read_twice_by_whatever_name_is_told_at_the_start_and_in_the_report(tmp_path):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "a.json").write_bytes(ALPACA.read_bytes())
+    (tmp_path / "link.json").symlink_to("a.json")
+    (tmp_path / "more" / "copy.json").write_bytes(ALPACA.read_bytes())
+    words = ("--tokenizer", TOKENIZER, "--seq-length", 1024)
+    inputs = ("sft", "--input", "a.json", "link.json", "more/../a.json", "more")
+    result = run(*inputs, "--output", "rows.mindrecord", *words, cwd=tmp_path)
+    assert result.stderr.startswith(
+        "note: a.json is read 3 times, also as link.json, more/../a.json, "
+        "and its records are in the rows as often; --deduplicate keeps each once\n"
+    )
+    assert "  read       800\n" in result.stdout
+    assert "  repeated   a.json 3 times, more/copy.json  (the same bytes; --deduplicate" in result.stdout
+    report = json.loads((tmp_path / "rows.mindrecord.report.json").read_text())
+    assert report["repeated"] == [[str(tmp_path / "a.json")] * 3 + [str(tmp_path / "more" / "copy.json")]]
+    once = run(*inputs, "--output", "once.mindrecord", "--deduplicate", "--json", *words, cwd=tmp_path)
+    assert "note:" not in once.stderr
+    told = json.loads(once.stdout)
+    assert (told["read"], told["duplicates"], told["repeated"]) == (800, 600, [])
+
+
+def test_a_folder_is_read_without_what_an_earlier_or_unfinished_job_wrote_into_it(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"instruction": "你好", "output": "你好！"}\n{"instruction": 1}\n')
+    words = ("sft", "--input", ".", "--tokenizer", TOKENIZER, "--seq-length", 64, "--on-error", "skip")
+    assert run(*words, "--output", "rows.mindrecord", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "rows.mindrecord.errors.jsonl").exists()
+    unfinished = tmp_path / "other.mindrecord.partial"
+    unfinished.mkdir()
+    (unfinished / "job.json").write_text("{}")
+    (unfinished / "errors.jsonl").write_text("{}\n")
+    for inputs in (".", "*.json*"):
+        words = (*words[:2], inputs, *words[3:])
+        again = run(*words, "--output", "again.mindrecord", "--json", "--force", cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
+        assert (json.loads(again.stdout)["read"], json.loads(again.stdout)["bad"]) == (2, 1)

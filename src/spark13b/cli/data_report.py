@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from spark13b.data.report import Report
 
 _BAR = 40  # characters
+_MOST = 3  # files that are repeated
 
 
 def show_report(report: Report, output: Path, as_json: bool) -> None:
@@ -66,8 +68,23 @@ def _more(report: Report) -> Iterator[tuple[str, str]]:
     if report.ledger.ignored_fields:
         fields = report.ledger.ignored_fields.items()
         yield "ignored", ", ".join(f"'{name}' in {count:,}" for name, count in sorted(fields))
+    if report.repeated:
+        files = "; ".join(", ".join(_counted(map(_shown, same))) for same in report.repeated[:_MOST])
+        more = f" and {len(report.repeated) - _MOST:,} more" if report.repeated[_MOST:] else ""
+        yield "repeated", f"{files}{more}  (the same bytes; --deduplicate keeps each record once)"
     if report.bad_records:
         yield "see", report.bad_records
+
+
+def _shown(path: str) -> str:
+    """A path from here, where it lies below."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
+def _counted(names: Iterable[str]) -> Iterator[str]:
+    for name, count in Counter(names).items():
+        yield name if count == 1 else f"{name} {count} times"
 
 
 def show_rows(look: Look, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from spark13b.data.manifest import is_ours
 from spark13b.data.place import Place
 from spark13b.errors import InputError
 
@@ -60,6 +61,7 @@ def suffix_of(path: Path) -> str:
 def expanded(inputs: Iterable[Path]) -> list[Path]:
     """The files behind paths: of a folder all data files in it, sorted; of a pattern (`*`, `?`, `[`) those it matches.
 
+    Neither takes what `preprocess` wrote there itself.
     Raises InputError for a folder or a pattern with nothing in it.
     """
     found: list[Path] = []
@@ -67,6 +69,7 @@ def expanded(inputs: Iterable[Path]) -> list[Path]:
         if path.is_dir():
             files = sorted(one for one in path.rglob("*") if one.is_file() and suffix_of(one) in _DATA)
             files = [one for one in files if not any(part.startswith(".") for part in one.relative_to(path).parts)]
+            files = [one for one in files if not is_ours(one)]
             if not files:
                 raise InputError(
                     "the folder holds no data file",
@@ -76,7 +79,7 @@ def expanded(inputs: Iterable[Path]) -> list[Path]:
             found += files
         elif not path.exists() and any(mark in str(path) for mark in "*?["):
             files = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor) if path.anchor else path)))
-            files = [one for one in files if one.is_file()]
+            files = [one for one in files if one.is_file() and not is_ours(one)]
             if not files:
                 raise InputError("no file matches this pattern", where=path, fix="check --input")
             found += files

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from spark13b.data.ledger import Ledger
-from spark13b.data.manifest import InputEntry
+from spark13b.data.manifest import WORK_SUFFIX, InputEntry
 from spark13b.data.overlong import Pieces
 from spark13b.errors import InputError
 from spark13b.files import sync
@@ -49,7 +49,7 @@ class JobFolder:
 
     def __init__(self, output: Path, job: dict[str, Any]) -> None:
         """`job` says what decides on the rows: a job that differs in anything does not go on from here."""
-        self.path = output.with_name(output.name + ".partial")
+        self.path = output.with_name(output.name + WORK_SUFFIX)
         self._job = json.loads(json.dumps(job))
         self._lock: Any = None
 

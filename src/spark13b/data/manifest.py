@@ -13,6 +13,8 @@ from spark13b.errors import InputError, nearest
 
 FORMAT_VERSION: Literal[1] = 1
 SUFFIX = ".json"
+REPORT_SUFFIX, ERRORS_SUFFIX = ".report.json", ".errors.jsonl"
+WORK_SUFFIX = ".partial"  # of the folder of a job that is not done
 
 Kind = Literal["pretrain", "sft"]
 
@@ -59,6 +61,13 @@ class Manifest(BaseModel):
 def manifest_path(rows_file: Path) -> Path:
     """Where the manifest of a MindRecord file is."""
     return rows_file.with_name(rows_file.name + SUFFIX)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is no data, but what `preprocess` wrote: beside rows, whose index tells, or on the way to them."""
+    bases = {path.name.removesuffix(suffix) for suffix in (SUFFIX, REPORT_SUFFIX, ERRORS_SUFFIX)} - {path.name}
+    beside = any(path.with_name(base + index).is_file() for base in bases for index in (".db", "0.db"))
+    return beside or (path.parent.suffix == WORK_SUFFIX and (path.parent / "job.json").is_file())
 
 
 def files_of(rows_file: Path, shards: int) -> list[Path]:

@@ -15,10 +15,10 @@ from spark13b.data.engine import EngineName, encoding
 from spark13b.data.fields import Format
 from spark13b.data.job_folder import JobFolder, State
 from spark13b.data.making import Making
-from spark13b.data.manifest import Manifest, TokenizerEntry, files_of
+from spark13b.data.manifest import WORK_SUFFIX, Manifest, TokenizerEntry, files_of
 from spark13b.data.overlong import Overlong
 from spark13b.data.packing import Packing, Shape
-from spark13b.data.report import Report, length_ranges
+from spark13b.data.report import Report, length_ranges, repeated
 from spark13b.data.shards import check_output, errors_path, prepare, publish, remove_output
 from spark13b.data.sources import Sources
 from spark13b.data.tokenizer import SparkTokenizer
@@ -170,9 +170,12 @@ def _run(job: _Job, force: bool, progress: Progress) -> Report:
     output, held_out = job.output, job.held_out
     if held_out is not None and held_out.resolve() == output.resolve():
         raise InputError("both outputs are one file", where=held_out, fix="give --eval-output another name")
-    if not (output.with_name(output.name + ".partial") / _PREPARED).exists():  # else it was killed moving its files
+    if not (output.with_name(output.name + WORK_SUFFIX) / _PREPARED).exists():  # else it was killed moving its files
         for path in job.outputs:
             check_output(path, job.sources.paths, force=force)
+    repetition = job.sources.repetition()
+    if repetition is not None and not job.options.deduplicate:
+        progress.note(f"note: {repetition}, and its records are in the rows as often; --deduplicate keeps each once")
     folder = JobFolder(output, job.identity())
     state = folder.open(anew=job.way.resume is False, resume=job.way.resume is True)
     keep = True
@@ -234,6 +237,7 @@ def _publish(job: _Job, making: Making, folder: JobFolder, state: State) -> Repo
         lengths=length_ranges(state.lengths),
         characters_per_token=round(state.ledger.characters / max(1, making.tokens), 4),
         bad_records=errors_path(output).name if state.ledger.bad else None,
+        repeated=[] if job.options.deduplicate else repeated(state.entries),
     )
     parts = [(making.shards, output, state.ledger, _OUT)]
     if held_out is not None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from spark13b.data.manifest import Manifest, files_of, manifest_path
+from spark13b.data.manifest import ERRORS_SUFFIX, REPORT_SUFFIX, Manifest, files_of, manifest_path
 from spark13b.data.mindrecord_file import check_name, index_path, rename
 from spark13b.data.mindrecord_writer import MindRecordWriter
 from spark13b.data.packing import Rows
@@ -18,7 +18,6 @@ from spark13b.errors import InputError
 from spark13b.files import check_writable, sync
 
 _BYTES = 5  # of a position of a row on the disk, mask and all; measured
-_REPORT, _ERRORS = ".report.json", ".errors.jsonl"
 
 
 class Shards:
@@ -98,12 +97,12 @@ def check_output(output: Path, inputs: Iterable[Path], *, force: bool = False) -
 
 def report_path(rows_file: Path) -> Path:
     """Where the report of a MindRecord file is."""
-    return rows_file.with_name(rows_file.name + _REPORT)
+    return rows_file.with_name(rows_file.name + REPORT_SUFFIX)
 
 
 def errors_path(rows_file: Path) -> Path:
     """Where the bad records of a MindRecord file are listed."""
-    return rows_file.with_name(rows_file.name + _ERRORS)
+    return rows_file.with_name(rows_file.name + ERRORS_SUFFIX)
 
 
 def prepare(shards: Shards, output: Path, manifest: Manifest, report: str, folder: Path) -> None:

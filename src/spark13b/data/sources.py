@@ -30,6 +30,20 @@ class Sources:
         self.entries: list[InputEntry] = []
         self.ends: list[int] = []  # of each entry: the number of blocks up to its end
 
+    def repetition(self) -> str | None:
+        """What to say of files that are read more than once, by the same name or by several; None: there are none."""
+        names: dict[tuple[int, int], list[str]] = {}
+        for path in self.paths:
+            status = path.stat()  # of what a symbolic link leads to
+            names.setdefault((status.st_dev, status.st_ino), []).append(str(path))
+        repeated = [found for found in names.values() if len(found) > 1]
+        if not repeated:
+            return None
+        first = repeated[0]
+        also = ", ".join(dict.fromkeys(name for name in first if name != first[0]))
+        more = f" (and {len(repeated) - 1} other files more than once)" if repeated[1:] else ""
+        return f"{first[0]} is read {len(first)} times{', also as ' + also if also else ''}{more}"
+
     def records(self, meter: Meter) -> Iterator[Record]:
         """Yield all records; `meter` advances by bytes. Raises InputError, with file and line, as `read_records`."""
         for path in self.paths:

@@ -75,6 +75,9 @@ def train_tokenizer(
     sources = Sources(inputs)
     output = output.resolve()
     force = _check_output(output, force=force)
+    repetition = sources.repetition()
+    if repetition is not None:
+        progress.note(f"note: {repetition}, and what it says counts as often")
     with progress.track("read", total=sources.size, unit="bytes") as meter:
         sentences = _sample(_sentences(sources.records(meter)), seed)
     if not sentences:
