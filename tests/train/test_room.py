@@ -15,6 +15,7 @@ from spark13b.errors import InputError, JobError
 from spark13b.run_folder import RunFolder
 from spark13b.train import checkpoint, recorder, training
 from spark13b.train.claim import LOCK, Claim
+from spark13b.train.job import Evaluation
 from spark13b.train.room import new_checkpoints, saves_until
 from spark13b.train.run import Job, check, train
 from train.small_run import GOLDEN, Notes, small_preset, small_rows
@@ -54,6 +55,13 @@ def test_a_run_saves_at_every_so_many_steps_and_at_the_end(step, steps, every, s
     assert saves_until(step, steps, every) == saves == len(moments)
 
 
+@pytest.mark.parametrize("step", [0, 3, 4, 6])
+@pytest.mark.parametrize("every", [(None, 2), (2, 2), (2, 3), (4, 6), (3, 7), (6, None)])
+def test_an_evaluation_may_save_once_more(step, every):
+    moments = {one for one in range(step + 1, 14) if one == 13 or any(period and one % period == 0 for period in every)}
+    assert saves_until(step, 13, *every) == len(moments)
+
+
 @pytest.mark.parametrize("there", [0, 1, 3, 5])
 @pytest.mark.parametrize("saves", [1, 2, 9])
 @pytest.mark.parametrize("keep", [1, 3])
@@ -87,6 +95,36 @@ def test_checkpoints_that_the_disk_has_no_room_for_are_refused_before_the_first_
         train(job(force=True))
     disk_with(2.1)
     assert train(job(force=True)).finished  # the old run's room is free then
+
+
+@pytest.mark.parametrize(("save_every", "best", "count"), [(1, 1, 3), (2, 2, 3), (None, 3, 2)])
+def test_the_best_checkpoint_and_those_of_evaluations_need_room_too(
+    job, rows, tmp_path, monkeypatch, save_every, best, count
+):
+    class Evaluator:
+        """Finds each step better than the one before, until one is the best."""
+
+        def __init__(self, *values: object) -> None:
+            self.step = 0
+
+        def run(self, wanted_to_stop: object) -> Evaluation:
+            self.step += 1
+            return Evaluation(abs(best - self.step), 0.5, 10, 5)
+
+    monkeypatch.setattr(training, "Evaluator", Evaluator)
+    run, most, asked = RunFolder(tmp_path / "run"), 0, []
+    monkeypatch.setattr(training, "check_room", lambda run, needed, count, *, freed: asked.append(count))
+    tidy = checkpoint._tidy
+
+    def counted(*values: object) -> None:
+        nonlocal most
+        most = max(most, len(run.checkpoints()))
+        tidy(*values)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoint, "_tidy", counted)
+    changes = {"train__save_every": save_every, "train__eval_every": 1, "train__keep_checkpoints": 1}
+    train(replace(job(**changes), eval_data=rows))
+    assert asked == [most] == [count]
 
 
 def test_a_run_that_fills_the_disk_is_told_to_resume(job, tmp_path, monkeypatch):

@@ -20,9 +20,16 @@ def checkpoint_bytes(model: TrainedModel, optimizer: AdamW) -> int:
     return weights + state
 
 
-def saves_until(step: int, steps: int, every: int | None) -> int:
-    """How often a run saves after `step` steps until `steps`: every `every` steps, and at the end."""
-    return (steps // every - step // every if every else 0) + (1 if not every or steps % every else 0)
+def saves_until(step: int, steps: int, save_every: int | None, eval_every: int | None = None) -> int:
+    """How often a run saves at most after `step` steps until `steps`: every `save_every` steps, and at the end.
+
+    `eval_every`: it is evaluated so often, too, and saves what is better than before.
+    """
+    periods = [every for every in (save_every, eval_every) if every]
+    counts = [steps // every - step // every for every in periods]
+    both = math.lcm(*periods)
+    twice = steps // both - step // both if len(periods) == 2 else 0
+    return sum(counts) - twice + all(steps % every for every in periods)
 
 
 def new_checkpoints(there: int, saves: int, keep: int) -> int:

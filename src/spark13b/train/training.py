@@ -97,7 +97,11 @@ class Training:
         """Raise JobError when the disk has no room for the checkpoints; `freed` bytes go before the first one."""
         train, step = self.preset.train, self.state.step
         there = 0 if freed else len(self.run_folder.checkpoints())
-        count = new_checkpoints(there, saves_until(step, self.steps, train.save_every), train.keep_checkpoints)
+        evaluates = train.eval_every if self.evaluator is not None else None
+        judged = evaluates is not None or self.state.best_step is not None
+        best = judged and train.save_every is not None  # is kept beside newer ones, which are worse
+        saves = saves_until(step, self.steps, train.save_every, evaluates)
+        count = new_checkpoints(there, saves, train.keep_checkpoints + best)
         check_room(self.run_folder, checkpoint_bytes(self.model, self.optimizer), count, freed=freed)
 
     def run(self) -> Result:
