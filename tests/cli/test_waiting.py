@@ -25,14 +25,15 @@ def test_a_signal_that_did_not_end_the_wait_is_seen_soon() -> None:
     # another thread takes it: the main one sleeps on, as it does where the signal came before it slept
     sender = threading.Timer(0.3, signal.raise_signal, (signal.SIGTERM,))
     late = threading.Timer(20, os.write, (theirs, b"x"))
-    sender.start()
     late.start()
     try:
         with pytest.raises(_Told), signals_end_it():
+            sender.start()
             os.read(ours, 1)
         assert late.is_alive()
         assert signal.set_wakeup_fd(-1) == -1 and signal.getsignal(signal.SIGURG) == before[1]
     finally:
+        sender.join()
         signal.signal(signal.SIGTERM, before[0])
         late.cancel()
         late.join()
