@@ -117,6 +117,13 @@ def test_streamed_pieces_joined_are_the_whole_text(ids):
     assert "".join([stream.push(token) for token in ids]) + stream.finish() == tokenizer.decode(ids)
 
 
+def test_a_text_that_goes_on_from_another_keeps_its_first_space():
+    tokenizer, _ = _pair()
+    ids = tokenizer.encode("the weather is nice")
+    for cut in range(1, len(ids)):
+        assert tokenizer.decode(ids[:cut]) + tokenizer.decode(ids[cut:], begins=False) == "the weather is nice"
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\u2581<"), max_size=60))
 def test_text_comes_back_up_to_the_spaces_that_the_model_squeezes(text):

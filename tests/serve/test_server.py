@@ -157,6 +157,22 @@ class TestCompletions:
         places = plain.choices[0].logprobs.text_offset  # type: ignore[union-attr]
         assert echoed.choices[0].logprobs.text_offset == [place + 2 for place in places]  # type: ignore[union-attr]
 
+    def test_text_goes_on_with_the_space_between_words_unless_the_prompt_ends_in_one(
+        self, client: openai.OpenAI
+    ) -> None:
+        def texts(end: str) -> list[tuple[str, str]]:
+            prompts = [f"word{number}{end}" for number in range(12)]
+            told = client.completions.create(model="small", prompt=prompts, max_tokens=3, logprobs=0, echo=True).choices
+            offsets = [choice.logprobs.text_offset for choice in told]  # type: ignore[union-attr]
+            assert [place[0] for place in offsets] == [*map(len, prompts)]  # type: ignore[index, arg-type]
+            return [(one.logprobs.tokens[0], one.text[len(asked) :]) for one, asked in zip(told, prompts, strict=True)]  # type: ignore[union-attr, index]
+
+        begun = [(token, text) for token, text in texts("") if token.startswith(" ")]
+        assert begun and all(text.startswith(token) for token, text in begun)
+        for end in (" ", "<end><Bot> "):
+            begun = [(token, text) for token, text in texts(end) if token.startswith(" ")]
+            assert begun and all(text.startswith(token[1:]) for token, text in begun)
+
     def test_each_token_tells_where_it_begins_in_the_text_whole_and_streamed(self, client: openai.OpenAI) -> None:
         options: dict[str, Any] = {"model": "small", "prompt": "x", "max_tokens": 12, "logprobs": 0}
         choice = client.completions.create(**options).choices[0]
@@ -225,7 +241,7 @@ class TestErrors:
     def test_a_conversation_longer_than_the_context_is_refused(self, client: openai.OpenAI) -> None:
         with pytest.raises(openai.BadRequestError, match="the context holds 128") as caught:
             ask(client, "天气" * 200)
-        assert caught.value.code == "context_length_exceeded"
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
 
     def test_another_models_name_is_404(self, client: openai.OpenAI) -> None:
         with pytest.raises(openai.NotFoundError, match="no model 'gpt-4' here, only 'small'"):

@@ -50,13 +50,16 @@ class StreamDecoder:
 
     Follows `SentencePieceProcessor::Decode` (sentencepiece 0.2): the space that begins a text is the model's own and
     is dropped; each byte that belongs to no UTF-8 character becomes U+FFFD, here only once that is certain.
+
+    Unless the text `begins` here: where it goes on from another one, a space is the text's.
     """
 
-    def __init__(self, table: PieceTable, hidden: frozenset[int]) -> None:
+    def __init__(self, table: PieceTable, hidden: frozenset[int], begins: bool = True) -> None:
         self._table = table
         self._hidden = hidden
         self._held = bytearray()
-        self._at_start = table.strips_first_space
+        self._strips = begins and table.strips_first_space
+        self._at_start = self._strips
 
     def push(self, token: int) -> str:
         """The text that `token` decides: often its own, nothing for part of a character, a whole character at its end.
@@ -78,7 +81,7 @@ class StreamDecoder:
     def finish(self) -> str:
         """The end of the text: bytes still held back can become no character any more."""
         text = self._flush()
-        self._at_start = self._table.strips_first_space
+        self._at_start = self._strips
         return text
 
     def _surface(self, token: int) -> str:

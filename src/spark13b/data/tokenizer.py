@@ -126,17 +126,18 @@ class SparkTokenizer:
             ids.append(self._after(RET, self.ret_id, part) if number else self._arrays([part])[0])
         return np.concatenate(ids)
 
-    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+    def decode(self, ids: Iterable[int], skip_special: bool = True, begins: bool = True) -> str:
         """The text of a whole sequence. `skip_special=False` shows `<end>`, `<User>` and the like as they are written.
 
-        Raises ValueError for an id outside the vocabulary.
+        Where it does not begin here, but goes on from another text, its first space is kept. Raises ValueError for an
+        id outside the vocabulary.
         """
-        decoder = self.stream(skip_special)
+        decoder = self.stream(skip_special, begins)
         return "".join([decoder.push(int(token)) for token in ids]) + decoder.finish()
 
-    def stream(self, skip_special: bool = True) -> StreamDecoder:
+    def stream(self, skip_special: bool = True, begins: bool = True) -> StreamDecoder:
         """A decoder for ids that arrive one at a time; its pieces joined are `decode` of the whole sequence."""
-        return StreamDecoder(self._table, self._hidden if skip_special else frozenset())
+        return StreamDecoder(self._table, self._hidden if skip_special else frozenset(), begins)
 
     def piece(self, token: int) -> str:
         """The piece behind an id as the model spells it, e.g. `▁the` or `<0x0A>`."""

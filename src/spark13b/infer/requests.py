@@ -17,11 +17,13 @@ class Request:
     """One prompt and how its answer is drawn.
 
     `logprobs`: None, or how many alternatives are told with each token (0: only the token's own log-probability).
+    `goes_on`: the answer is no text of its own but goes on from the prompt's, so that a space it begins with is told.
     """
 
     prompt: Sequence[int]
     options: GenerationConfig
     logprobs: int | None = None
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)

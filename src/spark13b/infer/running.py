@@ -34,7 +34,9 @@ class Single:
         self._guessed: list[int] = []  # in the step that is computed
         self.wasted = 0  # tokens of the last step that were guessed wrong
         self._sampler = Sampler(options, end_id)
-        self._text = AnswerText(tokenizer.stream(), options.stop) if tokenizer is not None else None
+        self._text = None
+        if tokenizer is not None:
+            self._text = AnswerText(tokenizer.stream(begins=not generation.request.goes_on), options.stop)
 
     def come(self, alone: bool) -> None:
         """Take the seat where the prompt was read."""
@@ -171,7 +173,8 @@ class Beams:
         generation.tokens = [Token(*pair) for pair in zip(hypothesis.tokens, logprobs, strict=True)]
         generation.score = hypothesis.score
         if self._tokenizer is not None:
-            generation.text = self._tokenizer.decode(hypothesis.tokens)
+            begins = not generation.request.goes_on
+            generation.text = self._tokenizer.decode(hypothesis.tokens, begins=begins)
         finish(generation, reason if hypothesis.ended or reason == "cancelled" else "length")
 
 

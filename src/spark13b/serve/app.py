@@ -74,22 +74,23 @@ def make_app(session: Session, desk: Desk, settings: Settings) -> FastAPI:
             )
         except ValueError as error:
             raise Refusal(400, str(error), "invalid_request_error", "messages") from None
-        return await kitchen.reply(request, "chat", body, [ids], body.most, body.alternatives, [""])
+        return await kitchen.reply(request, "chat", body, [_Prompt(ids)], body.most, body.alternatives)
 
     @app.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
         """Text that goes on from a prompt, as it is."""
-        prompts, echoes = [], []
+        prompts = []
         for prompt in body.prompts:
             try:
                 ids = prompt if isinstance(prompt, list) else session.tokenizer.encode(prompt)
             except ValueError as error:
                 raise Refusal(400, str(error), "invalid_request_error", "prompt") from None
-            prompts.append(ids)
             unknown = any(not 0 <= one < session.tokenizer.vocab_size for one in ids)
             shown = prompt if isinstance(prompt, str) else "" if unknown else session.tokenizer.decode(ids)
-            echoes.append(shown if body.echo else "")
-        return await kitchen.reply(request, "text", body, prompts, body.max_tokens, body.logprobs, echoes)
+            # behind a space, or a control token, which is no text, the answer's own space would be one too many
+            goes_on = not unknown and not shown.endswith(" ") and session.tokenizer.decode(ids[-1:]) != ""
+            prompts.append(_Prompt(ids, shown if body.echo else "", goes_on))
+        return await kitchen.reply(request, "text", body, prompts, body.max_tokens, body.logprobs)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -130,6 +131,15 @@ def make_app(session: Session, desk: Desk, settings: Settings) -> FastAPI:
     return app
 
 
+@dataclass(frozen=True)
+class _Prompt:
+    """Token ids, what is told of them before the answer, and whether the answer goes on from their text."""
+
+    ids: Sequence[int]
+    echo: str = ""
+    goes_on: bool = False
+
+
 class _Kitchen:
     """Makes the answers of both kinds, at once or as streams."""
 
@@ -148,14 +158,13 @@ class _Kitchen:
         client: Request,
         kind: str,
         body: Drawn,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[_Prompt],
         most: int | None,
         logprobs: int | None,
-        echoes: Sequence[str],
     ) -> Response:
         """Answer each prompt `body.n` times."""
         self.check_model(body.model)
-        requests = self._requests(body, prompts, most, logprobs)
+        requests = self._requests("messages" if kind == "chat" else "prompt", body, prompts, most, logprobs)
         if len(requests) > self._desk.most:
             text = f"{len(requests)} answers are more than the {self._desk.most} that fit here at a time"
             raise Refusal(400, text, "invalid_request_error", "n")
@@ -164,7 +173,7 @@ class _Kitchen:
         except Busy:
             raise Refusal(429, "too many requests wait already; try again soon", "rate_limit_error") from None
         reply = Reply(kind, self._settings.model_name, self._session.tokenizer)
-        told = [echo for echo in echoes for _ in range(body.n or 1)]
+        told = [prompt.echo for prompt in prompts for _ in range(body.n or 1)]
         if body.stream:
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             return _Stream(self._events(reply, tickets, told, usage), lambda: self._desk.release(tickets))
@@ -181,7 +190,7 @@ class _Kitchen:
         return JSONResponse(reply.whole(generations, told))
 
     def _requests(
-        self, body: Drawn, prompts: Sequence[Sequence[int]], most: int | None, logprobs: int | None
+        self, param: str, body: Drawn, prompts: Sequence[_Prompt], most: int | None, logprobs: int | None
     ) -> list[Asked]:
         try:
             options = body.generation(self._session.options, most)
@@ -190,12 +199,12 @@ class _Kitchen:
             requests = []
             for prompt in prompts:
                 for number in range(body.n or 1):
-                    seed = (options.seed + number) % 2**32
-                    requests.append(Asked(prompt, options.model_copy(update={"seed": seed}), logprobs))
+                    drawn = options.model_copy(update={"seed": (options.seed + number) % 2**32})
+                    requests.append(Asked(prompt.ids, drawn, logprobs, prompt.goes_on))
                     self._desk.check(requests[-1])
         except InputError as error:
             code = "context_length_exceeded" if "the context holds" in error.what else None
-            raise Refusal(400, f"{error.what}: {error.fix}", "invalid_request_error", "prompt", code) from None
+            raise Refusal(400, f"{error.what}: {error.fix}", "invalid_request_error", param, code) from None
         except ValueError as error:
             raise Refusal(400, str(error).splitlines()[0], "invalid_request_error") from None
         if not requests:

@@ -21,7 +21,8 @@ class Reply:
         self._chat = kind == "chat"
         self.id = f"{'chatcmpl' if self._chat else 'cmpl'}-{uuid.uuid4().hex}"
         self._model, self._tokenizer, self._created = model, tokenizer, int(time.time())
-        self._places: dict[int, _Places] = {}  # of the choices
+        self._begins: dict[int, int] = {}  # where the answer stands in the text of each choice
+        self._places: dict[int, _Places] = {}
 
     def whole(self, generations: Sequence[Generation], echoes: Sequence[str]) -> dict[str, Any]:
         """The body of an answer that comes at once. `echoes`: what stands before each text of a completion."""
@@ -40,7 +41,7 @@ class Reply:
 
     def begin(self, index: int, echo: str) -> dict[str, Any] | None:
         """The chunk before the first text of a choice."""
-        self._places[index] = _Places(self._tokenizer.stream(), len(echo))
+        self._begins[index] = len(echo)
         if self._chat:
             return self._chunk(index, {"delta": {"role": "assistant", "content": ""}}, None, None)
         return self._chunk(index, {"text": echo}, None, None) if echo else None
@@ -83,6 +84,9 @@ class Reply:
                 for token in tokens
             ]
             return {"content": content, "refusal": None}
+        if index not in self._places:
+            decoder = self._tokenizer.stream(begins=not generation.request.goes_on)
+            self._places[index] = _Places(decoder, self._begins[index])
         return {
             "tokens": [spelled(self._tokenizer.piece(token.id))[0] for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
