@@ -216,6 +216,7 @@ class TestAnswers:
     def test_as_text_have_no_log_probabilities(self, infer: Run) -> None:
         code, out, err = infer("你好", "--logprobs", 2)
         assert (code, out) == (2, "") and "add --json" in err
+        assert "leave --stream out" in infer("你好", "--logprobs", 2, "--stream")[2]
 
     def test_of_a_beam_search_have_no_alternatives_to_tokens(self, infer: Run) -> None:
         options = ("你好", "--json", "--num-beams", 2, "--max-new-tokens", 4)

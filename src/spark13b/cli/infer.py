@@ -105,7 +105,8 @@ def infer(
     if stream and (as_json or output is not None):
         raise InputError("--stream shows text; --json and --output write JSON Lines", fix="leave one of them out")
     if logprobs is not None and (stream or not (as_json or output is not None or prompt_file is not None)):
-        raise InputError("log-probabilities are told in JSON alone", where="--logprobs", fix="add --json")
+        fix = "leave --stream out" if stream else "add --json"
+        raise InputError("log-probabilities are told in JSON alone", where="--logprobs", fix=fix)
 
     if output is not None and str(output) == "-":
         raise InputError("without --output answers go to standard output", fix="leave it out; --json for JSON Lines")
