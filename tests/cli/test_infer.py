@@ -109,6 +109,13 @@ class TestPrompts:
         assert record["input"] == [300, 301, 302]
         assert (record["prompt_tokens"], record["new_tokens"], record["finish_reason"]) == (3, 4, "length")
 
+    def test_in_tokens_are_gone_on_from_with_the_space_between_words(self, infer: Run, tmp_path: Path) -> None:
+        asked = [{"input_ids": [number, *end]} for number in range(300, 330) for end in ((), (8,))]  # 8: <Bot>
+        file = write_lines(tmp_path / "q.jsonl", *asked)
+        found = records(infer("--prompt-file", file, "--max-new-tokens", 3, "--logprobs", 0)[1])
+        spaced = {len(one["input"]): one["predict"] for one in found if one["logprobs"][0]["token"].startswith("▁")}
+        assert spaced[1].startswith(" ") and not spaced[2].startswith(" ")
+
     @pytest.mark.parametrize(
         ("line", "message"),
         [

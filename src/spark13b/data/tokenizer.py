@@ -139,6 +139,10 @@ class SparkTokenizer:
         """A decoder for ids that arrive one at a time; its pieces joined are `decode` of the whole sequence."""
         return StreamDecoder(self._table, self._hidden if skip_special else frozenset(), begins)
 
+    def ends_in_text(self, ids: Sequence[int]) -> bool:
+        """Whether a text goes on behind `ids`: they end in neither a space, nor a control token, nor an unknown id."""
+        return len(ids) > 0 and 0 <= ids[-1] < self.vocab_size and self.decode(ids[-1:]) != ""
+
     def piece(self, token: int) -> str:
         """The piece behind an id as the model spells it, e.g. `▁the` or `<0x0A>`."""
         return self._table.pieces[token]

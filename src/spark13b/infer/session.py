@@ -90,7 +90,8 @@ class FoundModel:
                     f"token id {wrong} is outside the model's vocabulary of {model.vocab_size}",
                     "use ids of the model's own tokenizer",
                 )
-            requests.append(Request(ids, options, logprobs))
+            goes_on = prompt.ids is not None and self.tokenizer.ends_in_text(ids)
+            requests.append(Request(ids, options, logprobs, goes_on))
         return requests
 
     def context(self, requests: Sequence[Request]) -> int:

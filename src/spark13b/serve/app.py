@@ -88,7 +88,7 @@ def make_app(session: Session, desk: Desk, settings: Settings) -> FastAPI:
             unknown = any(not 0 <= one < session.tokenizer.vocab_size for one in ids)
             shown = prompt if isinstance(prompt, str) else "" if unknown else session.tokenizer.decode(ids)
             # behind a space, or a control token, which is no text, the answer's own space would be one too many
-            goes_on = not unknown and not shown.endswith(" ") and session.tokenizer.decode(ids[-1:]) != ""
+            goes_on = not shown.endswith(" ") and session.tokenizer.ends_in_text(ids)
             prompts.append(_Prompt(ids, shown if body.echo else "", goes_on))
         return await kitchen.reply(request, "text", body, prompts, body.max_tokens, body.logprobs)
 
