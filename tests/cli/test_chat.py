@@ -168,6 +168,24 @@ def test_in_a_pipe_what_cannot_be_answered_is_told_and_the_rest_is_answered(mode
     assert nothing == "" and first == second
 
 
+@pytest.mark.parametrize(
+    ("given", "options", "says"),
+    [
+        ("/save {}/talk.jsonl", (), "error: there is nothing to save yet"),
+        ("hello", ("--set", "machine.devices=2", "--set", "parallel.model_parallel=2"), "page of 'spark13b serve'"),
+        ("hello", ("--system", b"\xff"), "byte 0xff is not UTF-8\n  at: --system"),
+    ],
+)
+def test_what_cannot_be_done_is_told_with_exit_code_2(
+    given: str, options: tuple[str | bytes, ...], says: str, model: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "spark13b", "chat", "--load", str(model), *options]
+    given = given.format(tmp_path)
+    result = subprocess.run(command, input=given, capture_output=True, text=True, env=ENVIRONMENT)
+    assert (result.returncode, result.stdout) == (2, "") and says in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_answer_that_is_asked_for_again_is_another_draw_and_the_same_one_with_the_seed(model: Path) -> None:
     from spark13b.infer.chat import Chat
     from spark13b.infer.session import Session, find_model

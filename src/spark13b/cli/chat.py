@@ -72,6 +72,12 @@ def chat(
     progress = console.TerminalProgress()
     changes = drawing.options() | sharing.options_for(1)
     found = find_model(load, preset, tokenizer, changes, assignments or [], adapter)
+    if found.preset.parallel.devices > 1:
+        raise InputError(
+            f"a conversation in the terminal has one process, not {found.preset.parallel.devices}",
+            where="--set",
+            fix="talk on the page of 'spark13b serve', whose processes share a model",
+        )
     if found.is_demo:
         answering.tell_of_demo(found.weights.base, progress)
     session = answering.open_session(found, sharing.Part(progress), most=1, fold=merge_adapter, reuse=True)
@@ -123,6 +129,8 @@ def _do(talk: Chat, line: str, progress: console.TerminalProgress) -> None:
     elif name == "/save":
         if not rest.strip():
             raise InputError("a name is missing", fix="/save FILE.jsonl")
+        if not talk.turns:
+            raise InputError("there is nothing to save yet", fix="ask something first")
         path = Path(rest.strip()).expanduser()
         if path.exists():
             raise InputError("the file exists already", where=path, fix="choose another name")
