@@ -19,7 +19,6 @@ from spark13b.native import library as library_module
 from spark13b.native.arrays import addresses_of
 from spark13b.native.build import BuildError, build, find_compiler, library_name
 from spark13b.native.decoding import decode_step
-from spark13b.native.library import LEVELS as SETS
 from spark13b.native.library import Library, find_library, thread_count
 from spark13b.native.matrix import BFLOAT16, Matrix
 from spark13b.native.packing import LEVELS, dequantize, quantize
@@ -109,8 +108,13 @@ def grown(texts: Texts, ids: np.ndarray, **more: int) -> np.ndarray:
 
 def sets_of_instructions(library: Library) -> list[dict[str, int]]:
     """Arguments of a step that choose each set of instructions, with and without those for whole numbers."""
-    levels = [{"level": level, "vnni": False} for level in range(library.level + 1)]
-    return levels + ([{"level": library.level, "vnni": True}] if library.vnni else [])
+    levels = range(library.level + 1)
+    return [
+        {"level": level, "whole_numbers": whole_numbers}
+        for whole_numbers in (False, True)
+        for level in levels
+        if not whole_numbers or library.has_whole_numbers(level)
+    ]
 
 
 def random_ids(count: int, length: int) -> np.ndarray:
@@ -158,7 +162,7 @@ def test_weights_of_every_type_are_widened_exactly_and_all_sums_are_float32(
         expected = texts.twin.logits(ids)
         for instructions in sets_of_instructions(native_library):
             # whole numbers: inputs have 16 bits, and these random logits of up to 13 lose 1/2000 of it
-            tolerance = 1e-2 if instructions["vnni"] and "-" in stored else 1e-4
+            tolerance = 1e-2 if instructions["whole_numbers"] and "-" in stored else 1e-4
             np.testing.assert_allclose(grown(texts, ids, **instructions), expected, atol=tolerance)
 
 
@@ -191,11 +195,11 @@ def test_weights_of_16_bits_have_the_bits_of_the_same_weights_in_float32(native_
 def test_whole_numbers_lose_the_rounding_of_inputs_to_16_bits_and_nothing_else(
     native_library: Library, bits: int, group: int
 ) -> None:
-    """From the bytes alone, by the formulas of weights.h and vnni.h.
+    """From the bytes alone, by the formulas of weights.h and whole_numbers.h.
 
     Sums of a group are exact, those of groups float32's.
     """
-    if not native_library.vnni:
+    if not native_library.whole_numbers:
         pytest.skip("this processor has no VNNI")
     rng = np.random.default_rng(group)
     for outputs, inputs, texts in (
@@ -273,10 +277,10 @@ def test_a_text_has_the_same_bits_alone_in_company_and_with_two_threads_whatever
 
 @pytest.mark.parametrize("group", [32, 64, 128])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_whole_numbers_have_the_same_bits_by_vectors_and_by_amx_in_any_company(
+def test_whole_numbers_have_the_same_bits_with_every_instruction_for_them_in_any_company(
     native_library: Library, bits: int, group: int
 ) -> None:
-    if not native_library.vnni:
+    if not native_library.whole_numbers:
         pytest.skip("this processor has no VNNI")
     rng = np.random.default_rng(bits)
     for outputs, groups in ((16, 1), (75, 5), (160, 4)):  # whole strips, and a last one of 11 rows
@@ -288,8 +292,8 @@ def test_whole_numbers_have_the_same_bits_by_vectors_and_by_amx_in_any_company(
             decode_product(
                 native_library, matrix, x[row : row + 1], alone[row : row + 1], threads=1, bias=bias, adds=True
             )
-        for level in range(SETS.index("AVX-512"), native_library.best + 1):
-            for rows in (2, 3, 4, 7, 8, 9, 12, 13, 16, 17, 19, 33, 41):
+        for level in filter(native_library.has_whole_numbers, range(native_library.best + 1)):
+            for rows in (1, 2, 3, 4, 7, 8, 9, 12, 13, 16, 17, 19, 33, 41):
                 out = before[:rows].copy()
                 decode_product(native_library, matrix, x[:rows], out, threads=2, bias=bias, adds=True, level=level)
                 np.testing.assert_array_equal(out, alone[:rows])
@@ -459,7 +463,8 @@ class TestBuilding:
         if compiler is None:
             pytest.skip("there is no C++ compiler")
         source, poorer = tmp_path / "poorer.cpp", tmp_path / "poorer.so"
-        source.write_text('extern "C" int spark_level() { return 1; }\n')  # found before the library's own
+        own = 'extern "C" int spark_level() { return 1; }\nextern "C" int spark_whole_numbers(int) { return 0; }\n'
+        source.write_text(own)  # found before the library's
         linked = ("-shared", "-fPIC", "-Wl,--no-as-needed", str(source), str(native_library.path))
         command = [*compiler, *linked, "-o", str(poorer)]
         subprocess.run(command, check=True)

@@ -14,7 +14,7 @@ struct Arithmetic {
     void (*attend)(const float* q, const void* keys, const void* values, int32_t type, int64_t count, int64_t size,
                    float* scores, float* out);
     void (*layer_norm)(const float* x, const float* gamma, const float* beta, int64_t size, float epsilon, float* out);
-    // By whole numbers, with AVX-512 and has_vnni() alone, of int8 and int4 weights: row `row` of `rows` as it is multiplied, into
+    // By whole numbers, with has_whole_numbers() alone, of int8 and int4 weights: row `row` of `rows` as it is multiplied, into
     // rounded_size(in, group) bytes for each and 64, at a cache line; `linear` of all of them; and the same, to the last bit, by
     // AMX, with has_byte_tiles() alone.
     void (*round_row)(const float* x, int64_t row, int64_t rows, int64_t in, int64_t group, int8_t* rounded);

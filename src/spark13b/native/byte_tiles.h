@@ -2,13 +2,13 @@
 //
 // A strip's levels of 64 columns are a tile as they lie; int4's are unpacked into one. The high and the low bytes of a row's
 // inputs are two rows of a tile, so that a product of tiles makes both sums of 8 rows and 16 outputs, for a group of 64.
-// The whole sums are those of vnni.h, and so is what becomes of them: the bits are the same.
+// The whole sums are those of whole_numbers.h, and so is what becomes of them: the bits are the same.
 //
 // What a tile stores is read by vectors when the next groups are in the tiles, and weights are unpacked a turn before they are
 // loaded: neither finds the other's bytes before they are in the cache.
 
 #define BYTE_TILES                                                                                               \
-    __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8" WHOLE_VECTORS)))
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8" WHOLE_VECTORS)))
 
 // Sizes of tiles for up to 16 rows of inputs: 0 to 3 are sums, 4 and 5 inputs, 6 and 7 weights. With more than 8 rows odd ones
 // have those from the ninth on.
@@ -132,7 +132,7 @@ BYTE_TILES static void strips_by_tiles(const Matrix& w, const float* bias, const
                     const int32_t* both = stored[(turn - 1) % 2][j * kHalves + t / 8] + t % 8 * 32;
                     const __m512i high = _mm512_slli_epi32(_mm512_load_si512(both), 8);
                     const __m512i whole = _mm512_add_epi32(high, _mm512_load_si512(both + 16));
-                    sums[t] = add_group(sums[t], whole, scale, x.scales[g * x.rows + t]);
+                    sums[t] = add_group(sums[t], (Integers)whole, scale, x.scales[g * x.rows + t]);
                 }
             }
         }

@@ -39,7 +39,7 @@ void turn(float* row, const float* cos, const float* sin, int64_t size, float sc
 extern "C" {
 
 EXPORTED int spark_level() { return best_level(); }
-EXPORTED int spark_vnni() { return has_vnni(); }
+EXPORTED int spark_whole_numbers(int level) { return has_whole_numbers(level); }
 
 // The compiler's name and version.
 EXPORTED const char* spark_compiler() {
@@ -53,11 +53,11 @@ EXPORTED const char* spark_compiler() {
 // One product of a step, for tests and measurements: y (texts, outputs) = x (texts, in) W^T + bias, or y += that. -> 0, 1 for
 // an argument out of its range, 2 when there is no memory.
 EXPORTED int spark_decode_product(const Matrix* w, const float* bias, const float* x, int64_t texts, int64_t in, int adds,
-                                  float* y, int threads, int level, int vnni) {
+                                  float* y, int threads, int level, int whole_numbers) {
     if (texts < 1 || threads < 1 || level > best_level()) return 1;
     try {
         Pool::Turn pool(Pool::of_process(), threads);
-        row_products::Inputs inputs(pool, level, vnni != 0, texts, in);
+        row_products::Inputs inputs(pool, level, whole_numbers != 0, texts, in);
         inputs.take(x, texts, in, {w});
         row_products::multiply(pool, inputs, {*w, bias, texts, in}, adds != 0, y);
         return 0;
@@ -68,13 +68,13 @@ EXPORTED int spark_decode_product(const Matrix* w, const float* bias, const floa
 
 // matrices, vectors: see Parameters. cos, sin: (positions, D), the first half of sin negative. rings: of each text, of each
 // layer, keys and values (H * slots, D) of `ring_type`, kFloat32 or kBfloat16; texts with the same rings, one after the other, are
-// tokens of one text at positions one after the other. logits: (texts, vocabulary). vnni: whether whole numbers are multiplied
-// where the processor can. adapters: or null, with their scale in B.
+// tokens of one text at positions one after the other. logits: (texts, vocabulary). whole_numbers: whether they are multiplied where
+// the processor can. adapters: or null, with their scale in B.
 // -> 0, 1 for an argument out of its range, 2 when there is no memory for the activations.
 EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, const float* const* vectors,
                                const float* cos, const float* sin, const Adapters* adapters, int64_t texts,
                                int64_t slots, const int32_t* ids, const int32_t* positions, void* const* rings,
-                               int32_t ring_type, float* logits, int threads, int level, int vnni) {
+                               int32_t ring_type, float* logits, int threads, int level, int whole_numbers) {
     const int64_t hidden = shape->hidden, heads = shape->heads, mlp = shape->mlp, vocabulary = shape->vocabulary;
     if (texts < 1 || slots < 1 || threads < 1 || hidden < 1 || heads < 1 || hidden % heads || level > best_level())
         return 1;
@@ -94,7 +94,7 @@ EXPORTED int spark_decode_step(const SparkShape* shape, const Matrix* matrices, 
     std::optional<row_products::Inputs> inputs;
     try {
         beside.emplace(pool, level, lora, texts);
-        inputs.emplace(pool, level, vnni != 0, texts, std::max(hidden, mlp));
+        inputs.emplace(pool, level, whole_numbers != 0, texts, std::max(hidden, mlp));
         memory.resize(texts * (6 * hidden + 2 * mlp));
         all_scores.resize(pool.workers() * room);
         for (int64_t t = 0; t < texts; ++t)

@@ -21,14 +21,14 @@ def decode_step(
     threads: int,
     halves: bool = False,
     level: int | None = None,
-    vnni: bool = True,
+    whole_numbers: bool = True,
 ) -> np.ndarray:
     """A token of each text, `ids` (N,) at `positions` (N,), both int32 -> logits (N, V) float32 after each.
 
     Several may be of one text, one position after the other below `slots`: each sees those before it.
 
     `rings` (N, layers, 2): where the keys and values of a text lie, (H*slots, D) each, see `addresses_of`: float32,
-    with `halves` bfloat16; the token's own are written there. `level`: of LEVELS; the best by default. `vnni`:
+    with `halves` bfloat16; the token's own are written there. `level`: of LEVELS; the best by default. `whole_numbers`:
     int8 and int4 weights are multiplied by whole numbers where the processor can, from AVX-512 on. Raises
     ValueError for numbers out of range, JobError when memory ends.
     """
@@ -59,7 +59,7 @@ def decode_step(
         logits.ctypes.data,
         threads,
         level,
-        vnni,
+        whole_numbers,
     )
     if status == 2:
         raise JobError("out of memory in a decode step", fix="use a smaller batch")
@@ -82,14 +82,14 @@ def prefill(
     rounds: bool = False,
     halves: bool = False,
     level: int | None = None,
-    vnni: bool = True,
+    whole_numbers: bool = True,
 ) -> np.ndarray:
     """Read `ids` (T,) int32 at positions `start` on -> logits (wanted, V) float32 of the last `wanted` of them.
 
     `rings` (layers, 2): where the text's keys and values lie, as of `decode_step`, which hold what is before
     `start` and get what is read. A token sees `window` of them, itself among these. With `rounds` products are of
-    bfloat16, with float32 sums. `vnni`: as of `decode_step`; products of whole numbers are not of bfloat16. Raises
-    ValueError for numbers out of range, JobError when memory ends.
+    bfloat16, with float32 sums. `whole_numbers`: as of `decode_step`; products of whole numbers are not of bfloat16.
+    Raises ValueError for numbers out of range, JobError when memory ends.
     """
     level = library.level if level is None else level
     check_array(ids, (len(ids),), np.int32, "ids")
@@ -118,7 +118,7 @@ def prefill(
         rounds,
         threads,
         level,
-        vnni,
+        whole_numbers,
     )
     if status == 2:
         raise JobError("out of memory while a prompt was read", fix="read it in smaller parts")

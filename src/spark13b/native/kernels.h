@@ -1,8 +1,8 @@
 // The arithmetic of a decode step, for each set of instructions: see each_level.h.
 //
 // Every number is a sum in an order that depends on the lengths alone: not on the other texts of the batch, nor on who
-// computes it. A dot product is one vector accumulator from left to right, then its lanes by halves; strips.h and vnni.h have
-// int8 and int4. Weights of bfloat16 and float16 are widened; inputs, products and sums are float32.
+// computes it. A dot product is one vector accumulator from left to right, then its lanes by halves; strips.h and
+// whole_numbers.h have int8 and int4. Weights of bfloat16 and float16 are widened; inputs, products and sums are float32.
 
 #include "stored.h"
 
@@ -55,11 +55,17 @@ KERNEL static inline void for_texts(const Matrix& w, int64_t texts, int64_t in, 
 }
 
 #include "strips.h"
-#if LEVEL >= 2
-#include "vnni.h"
-#ifdef SPARK13B_TILES
-#include "byte_tiles.h"
+#if LEVEL >= 2 || (LEVEL == 1 && defined(SPARK13B_AVX_VNNI)) || (LEVEL == 0 && defined(SPARK13B_SDOT))
+#include "whole_numbers.h"
+#define OF_ROUNDED round_row, linear_of_rounded
+#else
+#define OF_ROUNDED nullptr, nullptr
 #endif
+#if LEVEL >= 2 && defined(SPARK13B_TILES)
+#include "byte_tiles.h"
+#define BY_TILES linear_by_tiles
+#else
+#define BY_TILES nullptr
 #endif
 
 template <class Stored>
@@ -168,10 +174,7 @@ KERNEL static void layer_norm(const float* x, const float* gamma, const float* b
     for (int64_t i = 0; i < size; ++i) out[i] = (x[i] - mean) * factor * gamma[i] + beta[i];
 }
 
-#if LEVEL >= 2 && defined(SPARK13B_TILES)
-static const Kernels kernels = {linear, row, open_strip, gated_gelu, attend, layer_norm, round_row, linear_of_rounded, linear_by_tiles};
-#elif LEVEL >= 2
-static const Kernels kernels = {linear, row, open_strip, gated_gelu, attend, layer_norm, round_row, linear_of_rounded, nullptr};
-#else
-static const Kernels kernels = {linear, row, open_strip, gated_gelu, attend, layer_norm, nullptr, nullptr, nullptr};
-#endif
+static const Kernels kernels = {linear, row, open_strip, gated_gelu, attend, layer_norm, OF_ROUNDED, BY_TILES};
+
+#undef OF_ROUNDED
+#undef BY_TILES

@@ -18,10 +18,20 @@
 #include <cpuid.h>
 #endif
 
-#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
-#define SPARK13B_TILES  // the compiler knows AMX
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define SPARK13B_AVX_VNNI  // the compiler knows it, and AMX
+#ifdef __linux__
+#define SPARK13B_TILES
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
+#endif
+
+#if defined(__aarch64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 10)
+#define SPARK13B_SDOT  // the compiler knows it
+#ifdef __linux__
+#include <sys/auxv.h>
+#endif
 #endif
 
 // From these sets on tiles.h multiplies many rows of bfloat16, and of float32, too.
@@ -62,13 +72,22 @@ inline int best_level() {
     return found;
 }
 
-// Whether a processor with AVX-512 has its instructions for products of bytes, too.
-inline bool has_vnni() {
+// Whether a set of instructions has those for products of bytes here, too: VNNI, or aarch64's SDOT.
+inline bool has_whole_numbers(int level) {
+    if (level > best_level()) return false;
 #ifdef __x86_64__
-    return best_level() >= 2 && __builtin_cpu_supports("avx512vnni");
-#else
-    return false;
+    if (level >= 2) return __builtin_cpu_supports("avx512vnni");
+#ifdef SPARK13B_AVX_VNNI
+    unsigned a, b, c, d;
+    static const bool found = __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+    if (level == 1) return found;
 #endif
+#elif defined(SPARK13B_SDOT) && defined(__linux__)
+    return getauxval(AT_HWCAP) >> 20 & 1;  // HWCAP_ASIMDDP
+#elif defined(SPARK13B_SDOT) && defined(__APPLE__)
+    return true;
+#endif
+    return false;
 }
 
 // Whether a processor with tiles of bfloat16 has tiles of bytes, too.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import platform
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,14 +17,14 @@ from spark13b.native.build import cache_folder, library_name, source_folder
 # has those before it.
 _LEVELS = {"baseline": "baseline", "avx2": "AVX2", "avx512": "AVX-512", "amx": "AMX", "amx-float32": "AMX-float32"}
 _WORDS, LEVELS = tuple(_LEVELS), tuple(_LEVELS.values())
-_AVX512, _AMX, _FLOAT_AMX = map(_WORDS.index, ("avx512", "amx", "amx-float32"))
+_AMX, _FLOAT_AMX = map(_WORDS.index, ("amx", "amx-float32"))
 
 _POINTER, _NUMBER, _SMALL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 # The functions that ctypes calls: types of their arguments, and of their result
 _FUNCTIONS: dict[str, tuple[list[type], type]] = {
     "spark_compiler": ([], ctypes.c_char_p),
     "spark_level": ([], _SMALL),
-    "spark_vnni": ([], _SMALL),
+    "spark_whole_numbers": ([_SMALL], _SMALL),
     "spark_open_onednn": ([ctypes.c_char_p], _SMALL),
     "spark_decode_step": (
         [*[_POINTER] * 6, _NUMBER, _NUMBER, *[_POINTER] * 3, _SMALL, _POINTER, *[_SMALL] * 3],
@@ -66,7 +67,11 @@ class Library:
         self.level = min(self.best, _AMX if limit is None else limit)
         self._lacking = "" if limit is None or limit <= self.best else LEVELS[limit]  # asked for, and not there
         # whether int8 and int4 weights are multiplied by whole numbers
-        self.vnni = bool(self.calls.spark_vnni()) and self.level >= _AVX512
+        self.whole_numbers = self.has_whole_numbers(self.level)
+
+    def has_whole_numbers(self, level: int) -> bool:
+        """Whether that set of instructions has those for whole numbers here."""
+        return bool(self.calls.spark_whole_numbers(level))
 
     @cached_property
     def onednn(self) -> str | None:
@@ -85,7 +90,10 @@ class Library:
     def describe(self) -> str:
         """What it is, in a few words."""
         lacking = f" ({self._lacking} was asked for, and processor or compiler have it not)" if self._lacking else ""
-        return f"{LEVELS[self.level]}{' with VNNI' if self.vnni else ''}{lacking}, compiled by {self.compiler}"
+        instructions = LEVELS[self.level]
+        if self.whole_numbers:
+            instructions += " with VNNI" if platform.machine() in ("x86_64", "AMD64") else " with SDOT"
+        return f"{instructions}{lacking}, compiled by {self.compiler}"
 
 
 def onednn_path() -> Path | None:

@@ -1,7 +1,7 @@
 // A part of one text through all layers: its keys and values go to the text's rings, and logits come out.
 //
 // The formulas are those of decode.cpp, for many rows at once: attention by attention.h; products of int8 and int4 weights by
-// whole numbers with VNNI, as a decode step's (row_products.h), else by products.h (of weights that are no floats, each piece is
+// whole numbers, as a decode step's (row_products.h), else by products.h (of weights that are no floats, each piece is
 // unpacked first). Between products everything is float32; with kBfloat16 the two sides of products.h's are rounded to
 // bfloat16, and its sums are float32.
 
@@ -53,7 +53,7 @@ int64_t padded(int64_t count) {
 class Prefill {
   public:
     Prefill(Pool::Turn& pool, const SparkShape& shape, const Parameters& weights, const Adapters& adapters, int level,
-            bool vnni, bool rounds, int64_t count)
+            bool whole_numbers, bool rounds, int64_t count)
         : pool_(pool),
           shape_(shape),
           weights_(weights),
@@ -61,11 +61,11 @@ class Prefill {
           run_(arithmetic(level)),
           own_(kernels_of(level)),
           level_(level),
-          whole_(row_products::by_whole_numbers(level, vnni)),
+          whole_(row_products::by_whole_numbers(level, whole_numbers)),
           count_(count),
           rows_(count <= kFew ? count : padded(count)),
           type_(rounds && count > kFew ? kBfloat16 : kFloat32),
-          inputs_(pool, level, vnni, count, std::max(shape.hidden, shape.mlp)),
+          inputs_(pool, level, whole_numbers, count, std::max(shape.hidden, shape.mlp)),
           beside_(pool, level, adapters, count <= kFew ? count : 0) {
         const int64_t hidden = shape.hidden, mlp = shape.mlp;
         if (!plan(hidden, hidden, false, true, type_)) type_ = kFloat32;  // nobody multiplies bfloat16
@@ -369,12 +369,12 @@ extern "C" {
 
 // ids (count) at positions `start` on, of a text whose rings hold what is before them; `rings`: of each layer, keys and
 // values (H * slots, D) of `ring_type`. logits: (wanted, vocabulary), of the last `wanted` tokens. rounds: products of
-// bfloat16. vnni, adapters: as of spark_decode_step.
+// bfloat16. whole_numbers, adapters: as of spark_decode_step.
 // -> 0, 1 for an argument out of its range, 2 when there is no memory, 3 when a product fails.
 EXPORTED int spark_prefill(const SparkShape* shape, const Matrix* matrices, const float* const* vectors, const float* cos,
                            const float* sin, const Adapters* adapters, int64_t count, int64_t start, int64_t slots,
                            int64_t window, const int32_t* ids, void* const* rings, int32_t ring_type, int64_t wanted, float* logits,
-                           int rounds, int threads, int level, int vnni) {
+                           int rounds, int threads, int level, int whole_numbers) {
     if (count < 1 || start < 0 || slots < 1 || window < 1 || wanted < 0 || wanted > count || threads < 1 ||
         shape->hidden < 1 || shape->heads < 1 || shape->hidden % shape->heads || start + count > shape->positions ||
         level < 0 || level > best_level())
@@ -385,7 +385,7 @@ EXPORTED int spark_prefill(const SparkShape* shape, const Matrix* matrices, cons
         const Parameters weights = {matrices, vectors};
         Pool::Turn pool(Pool::of_process(), threads);
         const Adapters lora = adapters ? *adapters : Adapters{};
-        Prefill prefill(pool, *shape, weights, lora, level, vnni != 0, rounds != 0, count);
+        Prefill prefill(pool, *shape, weights, lora, level, whole_numbers != 0, rounds != 0, count);
         return prefill.read(cos, sin, start, slots, window, ids, rings, ring_type, wanted, logits) ? 0 : 3;
     } catch (const std::bad_alloc&) {
         return 2;

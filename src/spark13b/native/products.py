@@ -54,7 +54,7 @@ def decode_product(
     bias: np.ndarray | None = None,
     adds: bool = False,
     level: int | None = None,
-    vnni: bool = True,
+    whole_numbers: bool = True,
 ) -> None:
     """out (N, outputs) = x (N, inputs) by `matrix` + bias, or with `adds` out += that, as in `decode_step`.
 
@@ -69,7 +69,7 @@ def decode_product(
         check_array(bias, (outputs,), np.float32, "bias")
     pointers = [None if array is None else array.ctypes.data for array in (bias, x)]
     told = described(matrix)
-    numbers = len(x), inputs, adds, out.ctypes.data, threads, level, vnni
+    numbers = len(x), inputs, adds, out.ctypes.data, threads, level, whole_numbers
     call = library.calls.spark_decode_product
     if not 0 <= level <= library.best or call(ctypes.addressof(told), *pointers, *numbers) != 0:
         raise ValueError("the native library refused the product")

@@ -1,7 +1,7 @@
-// Products of rows as they lie: those of a decode step, of few rows, and with VNNI of any number of rows by int8 and int4 weights.
-// Weights are read from memory once for all rows.
+// Products of rows as they lie: those of a decode step, of few rows, and of any number of rows where int8 and int4 weights are
+// multiplied by whole numbers. Weights are read from memory once for all rows.
 //
-// With int8 and int4 weights and VNNI rows are rounded first, once for all products that read them.
+// For whole numbers (VNNI, SDOT) rows are rounded first, once for all products that read them.
 #pragma once
 
 #include <algorithm>
@@ -17,8 +17,8 @@
 
 namespace row_products {
 
-// Whether an int8 or int4 matrix is multiplied by whole numbers. `vnni`: the caller's wish.
-inline bool by_whole_numbers(int level, bool vnni) { return vnni && level >= 2 && has_vnni(); }
+// Whether an int8 or int4 matrix is multiplied by whole numbers. `whole_numbers`: the caller's wish.
+inline bool by_whole_numbers(int level, bool whole_numbers) { return whole_numbers && has_whole_numbers(level); }
 
 // One product and its pieces of work: outputs whose weights are 128 KB, which a core reads in about 10 us, in whole strips; of
 // many rows, which take longer, at most 64 outputs.
@@ -48,10 +48,10 @@ void each(Pool::Turn& pool, int64_t rows, const Work& work) {
 class Inputs {
   public:
     // Up to `rows` rows of up to `most` numbers. Throws std::bad_alloc.
-    Inputs(Pool::Turn& pool, int level, bool vnni, int64_t rows, int64_t most)
+    Inputs(Pool::Turn& pool, int level, bool whole_numbers, int64_t rows, int64_t most)
         : pool_(pool),
           run_(arithmetic(level)),
-          whole_(by_whole_numbers(level, vnni)),
+          whole_(by_whole_numbers(level, whole_numbers)),
           tiles_(whole_ && level >= kTileLevel && has_byte_tiles()) {
         if (!whole_) return;
         static KeptMemory memory;  // of who has the pool

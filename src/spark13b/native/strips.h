@@ -5,7 +5,7 @@
 // and no lanes are added at the end. Four bytes of a row, the 32 bits of a lane, are called a quad.
 //
 // Every set of instructions can multiply by float32: a weight is a whole number by its group's scale, a bfloat16, and exact in
-// float32. With instructions for bytes (VNNI) inputs are whole numbers, too: 16 bits with a scale for each group, which is
+// float32. With instructions for bytes (VNNI, SDOT) inputs are whole numbers, too: 16 bits with a scale for each group, which is
 // 30,000 times as fine as the largest of the group, and sums of a group are exact.
 
 constexpr int64_t kAhead = 4096;  // bytes that memory is asked for ahead of those that are used
@@ -24,13 +24,20 @@ KERNEL static inline Vector load_scales(const uint16_t* from, int64_t count) {
     return FULL ? load(from) : load_some(from, count);
 }
 
+// Every byte's highest bit: changing it in a level makes it level + 128, without a sign.
+constexpr int32_t kUnsigned = static_cast<int32_t>(0x80808080);
+
+// Lanes of packed weights -> quads of levels, with the bits of `CHANGED` changed.
 struct QuadsInt8 {
     static constexpr int kQuads = 1;  // in 32 bits
 
-    KERNEL static inline void open(Integers lanes, Integers (&quads)[1]) { quads[0] = lanes; }
+    template <int32_t CHANGED = 0>
+    KERNEL static inline void open(Integers lanes, Integers (&quads)[1]) {
+        quads[0] = lanes ^ CHANGED;
+    }
 };
 
-#if LEVEL == 0
+#if LEVEL == 0 && !defined(__aarch64__)
 // Of a byte of int4, the level of its low bits in the lowest byte and that of its high bits 32 bits above.
 struct Pairs {
     uint64_t of[256];
@@ -47,24 +54,33 @@ static constexpr Pairs kPairs;
 struct QuadsInt4 {
     static constexpr int kQuads = 2;
 
+    template <int32_t CHANGED = 0>
     KERNEL static inline void open(Integers lanes, Integers (&quads)[2]) {
+#if LEVEL >= 1
+        const __m128i levels = _mm_xor_si128(_mm_loadu_si128((const __m128i*)kLevelBytes), _mm_set1_epi32(CHANGED));
+#endif
 #if LEVEL >= 2
-        const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)kLevelBytes));
+        const __m512i table = _mm512_broadcast_i32x4(levels);
         const __m512i low = _mm512_set1_epi8(15), all = (__m512i)lanes;
         quads[0] = (Integers)_mm512_shuffle_epi8(table, _mm512_and_si512(all, low));
         quads[1] = (Integers)_mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(all, 4), low));
 #elif LEVEL == 1
-        const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)kLevelBytes));
+        const __m256i table = _mm256_broadcastsi128_si256(levels);
         const __m256i low = _mm256_set1_epi8(15), all = (__m256i)lanes;
         quads[0] = (Integers)_mm256_shuffle_epi8(table, _mm256_and_si256(all, low));
         quads[1] = (Integers)_mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(all, 4), low));
+#elif defined(__aarch64__)
+        const int8x16_t table = vreinterpretq_s8_s32(vreinterpretq_s32_s8(vld1q_s8(kLevelBytes)) ^ CHANGED);
+        const uint8x16_t all = (uint8x16_t)lanes;
+        quads[0] = (Integers)vqtbl1q_s8(table, vandq_u8(all, vdupq_n_u8(15)));
+        quads[1] = (Integers)vqtbl1q_s8(table, vshrq_n_u8(all, 4));
 #else
         for (int l = 0; l < LANES; ++l) {
             const uint32_t lane = lanes[l];
             uint64_t both = 0;
             for (int k = 0; k < 4; ++k) both |= kPairs.of[lane >> (8 * k) & 255] << (8 * k);
-            quads[0][l] = static_cast<int32_t>(both);
-            quads[1][l] = static_cast<int32_t>(both >> 32);
+            quads[0][l] = static_cast<int32_t>(both) ^ CHANGED;
+            quads[1][l] = static_cast<int32_t>(both >> 32) ^ CHANGED;
         }
 #endif
     }
