@@ -27,7 +27,8 @@
 #endif
 #endif
 
-#if defined(__aarch64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 10)
+#if defined(__aarch64__) && \
+    (defined(__ARM_FEATURE_DOTPROD) || (defined(__clang__) ? __clang_major__ >= 17 : __GNUC__ >= 10))
 #define SPARK13B_SDOT  // the compiler knows it
 #ifdef __linux__
 #include <sys/auxv.h>
