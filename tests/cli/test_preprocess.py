@@ -234,3 +234,22 @@ def test_a_folder_is_read_without_what_an_earlier_or_unfinished_job_wrote_into_i
         again = run(*words, "--output", "again.mindrecord", "--json", "--force", cwd=tmp_path)
         assert again.returncode == 0, again.stderr
         assert (json.loads(again.stdout)["read"], json.loads(again.stdout)["bad"]) == (2, 1)
+
+
+@pytest.mark.parametrize("word", [("--input", ""), ("--input=",), ("--input", "a.jsonl", "")])
+def test_an_empty_input_is_not_the_folder_that_the_user_is_in(tmp_path, word):
+    (tmp_path / "a.jsonl").write_text('{"output": "a"}\n')
+    result = run("pretrain", *word, "--output", "rows.mindrecord", "--tokenizer", TOKENIZER, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "error: --input is given an empty name" in result.stderr
+    assert names(tmp_path) == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("option", ["--output", "--eval-output"])
+@pytest.mark.parametrize("folder", [".", "", "/", ".."])
+def test_an_output_that_is_a_folder_is_refused_even_if_it_has_no_name(tmp_path, spark13b, monkeypatch, option, folder):
+    monkeypatch.chdir(tmp_path)
+    words = ["--output", "rows.mindrecord", "--eval-fraction", "0.1", option, folder]
+    said = spark13b("preprocess", "pretrain", "--input", ALPACA, "--tokenizer", TOKENIZER, *words, code=2)
+    assert "error: the output is a folder\n" in said.stderr
+    assert names(tmp_path) == []

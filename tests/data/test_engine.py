@@ -18,7 +18,7 @@ from spark13b.data.encoding import Encoded, Recipe
 from spark13b.data.engine import encoding
 from spark13b.data.preprocess import preprocess_pretrain
 from spark13b.data.tokenizer import SparkTokenizer
-from spark13b.errors import JobError
+from spark13b.errors import InputError, JobError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ALPACA = GOLDEN / "preprocess" / "alpaca200.json"
@@ -103,3 +103,13 @@ def test_an_address_without_ray_is_refused(tmp_path):
     alone = subprocess.run([*map(str, words), "--ray-address", "auto"], capture_output=True, text=True)
     assert alone.returncode == 2
     assert "--ray-address is for --engine ray" in alone.stderr
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", "no-such-host.invalid:6379", "ray://127.0.0.1:1", "127.0.0.1:99999"]
+)
+def test_an_address_where_nothing_listens_is_refused_at_once(address):
+    pytest.importorskip("ray")
+    with pytest.raises(InputError, match="no Ray cluster answers") as refused:
+        found([], workers=1, engine="ray", address=address)
+    assert refused.value.where == address

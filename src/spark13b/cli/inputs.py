@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from spark13b.errors import InputError
+
 
 class ManyInputs(TyperCommand):
     """A command whose `--input` takes all files up to the next option, as in `--input data/*.json --output ...`."""
@@ -23,6 +25,8 @@ class ManyInputs(TyperCommand):
                 in_inputs = word == "--input" or word.startswith("--input=")
             elif in_inputs and spread[-1] != "--input":
                 spread.append("--input")
+            if in_inputs and word in ("", "--input="):  # as of a variable that is not set; it would be this folder
+                raise InputError("--input is given an empty name", fix="name a file or folder; this one is .")
             spread.append(word)
         return super().parse_args(ctx, spread)
 

@@ -191,7 +191,8 @@ def _head(path: Path) -> bytes:
     if path.is_dir():
         raise InputError("this is a folder", where=path, fix="give a file")
     if not path.exists():
-        raise InputError("there is no such file", where=path, fix="check its name")
+        fix = "write what comes by the pipe to a file first" if str(path) == "-" else "check its name"
+        raise InputError("there is no such file", where=path, fix=fix)
     if not path.is_file():
         raise InputError("this is not a regular file", where=path, fix="write it to a file first")
     try:

@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,8 @@ EngineName = Literal["local", "ray"]
 Encode = Callable[[Iterable[Block]], Iterator[Encoded]]
 Handle = TypeVar("Handle")
 
+_SECONDS = 10.0  # that a cluster's first machine has to answer
+_START = "start one: ray start --head, then --ray-address auto"
 _AHEAD = 2  # blocks on their way beside those that are encoded, a process
 
 
@@ -104,6 +107,7 @@ def _ray(recipe: Recipe, workers: int, address: str | None) -> Iterator[Encode]:
     ray = _imported()
     if ray.is_initialized():
         raise JobError("this process has joined a Ray cluster already", fix="use --engine local")
+    _check_listened(address)
     try:
         ray.init(
             address=address, log_to_driver=False, logging_level="ERROR", **({} if address else {"num_cpus": workers})
@@ -112,7 +116,7 @@ def _ray(recipe: Recipe, workers: int, address: str | None) -> Iterator[Encode]:
         raise InputError(
             f"no Ray cluster answers: {str(error).splitlines()[0]}",
             where=address or "--engine ray",
-            fix="start one: ray start --head, then --ray-address auto",
+            fix=_START,
         ) from None
     try:
         encoder = ray.remote(num_cpus=1)(Encoder)
@@ -134,6 +138,18 @@ def _ray(recipe: Recipe, workers: int, address: str | None) -> Iterator[Encode]:
         yield encode
     finally:
         ray.shutdown()
+
+
+def _check_listened(address: str | None) -> None:
+    """Raise InputError when nothing listens at HOST:PORT: Ray would wait for it without an end."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        what = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"no Ray cluster answers: {what}", where=address, fix=_START) from None
 
 
 def _imported() -> Any:

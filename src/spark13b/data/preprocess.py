@@ -23,7 +23,7 @@ from spark13b.data.shards import check_output, errors_path, prepare, publish, re
 from spark13b.data.sources import Sources
 from spark13b.data.tokenizer import SparkTokenizer
 from spark13b.errors import InputError
-from spark13b.files import disk_error
+from spark13b.files import disk_error, refuse_folder
 from spark13b.progress import SILENT, Progress
 
 DEFAULT_SEQ_LENGTH = 32768
@@ -157,7 +157,9 @@ class _Job:
 
 
 def _outputs(output: Path, held_out: Path | None, options: Options) -> list[Path]:
-    """The output of the rows, and that of those held out if any are."""
+    """The output of the rows, and that of those held out if any are. Raises InputError for a folder."""
+    for path in filter(None, (output, held_out)):  # first of all: '.' has no name that others can be made of
+        refuse_folder(path)
     return [output, held_out or held_out_path(output)] if options.held_out else [output]
 
 

@@ -15,7 +15,7 @@ from spark13b.data.mindrecord_file import check_name, index_path, rename
 from spark13b.data.mindrecord_writer import MindRecordWriter
 from spark13b.data.packing import Rows
 from spark13b.errors import InputError
-from spark13b.files import check_writable, sync
+from spark13b.files import check_writable, refuse_folder, sync
 
 _BYTES = 5  # of a position of a row on the disk, mask and all; measured
 
@@ -90,8 +90,7 @@ def check_output(output: Path, inputs: Iterable[Path], *, force: bool = False) -
     for path in _files(output):
         if path.resolve() in sources:
             raise InputError("the output is one of the inputs", where=path, fix="choose another --output")
-        if path.is_dir():
-            raise InputError("the output is a folder", where=path, fix="name a file, e.g. rows.mindrecord")
+        refuse_folder(path)
         check_writable(path, force=force)
 
 
