@@ -238,6 +238,10 @@ class TestErrors:
             assert answer.status_code == status
             assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
+    def test_health_may_be_asked_for_without_a_body(self, server: Server) -> None:
+        answer = requests.head(f"{server.url}/health", timeout=100)
+        assert (answer.status_code, answer.content) == (200, b"")
+
     def test_a_conversation_longer_than_the_context_is_refused(self, client: openai.OpenAI) -> None:
         with pytest.raises(openai.BadRequestError, match="the context holds 128") as caught:
             ask(client, "天气" * 200)

@@ -103,6 +103,7 @@ def make_app(session: Session, desk: Desk, settings: Settings) -> FastAPI:
         kitchen.check_model(name)
         return model
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> Response:
         """Whether answers can be made."""
@@ -327,7 +328,7 @@ def _handle_errors(app: FastAPI) -> None:
     async def other(request: Request, error: HTTPException) -> Response:
         message, path = str(error.detail), request.url.path
         if error.status_code == 404 and message == "Not Found":
-            message = f"there is no {path} here" + ("" if path.startswith("/v1/") else "; the API is under /v1")
+            message = f"there is no {path} here" + ("" if path.startswith("/v1") else "; the API is under /v1")
         elif error.status_code == 400:  # FastAPI's only one
             message = "the body is not UTF-8, or nested too deeply"
         return JSONResponse(problem(message, "invalid_request_error"), error.status_code, error.headers)
