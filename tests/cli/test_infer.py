@@ -73,12 +73,14 @@ class TestPrompts:
         expected = infer("--prompt-file", lines, "--max-new-tokens", 5)[1]
         assert infer("--max-new-tokens", 5, stdin="\n" + lines.read_text())[1] == expected
         assert records(expected)[0]["id"] == 7
+        array = json.dumps(records(lines.read_text()), indent=1)
+        assert infer("--max-new-tokens", 5, stdin=array)[1] == expected
         whole = infer("--max-new-tokens", 5, "--stream", stdin=lines.read_text())[1]
         assert whole == infer("--max-new-tokens", 5, stdin="你好\n天气\n")[1]
         code, out, err = infer(stdin='{"input": "a"}\n\nb\n')
         assert (code, out) == (2, "") and "this line is not JSON: Expecting value: b\n  at: /dev/stdin:3" in err
 
-    @pytest.mark.parametrize("line", ["{x} is what?", '{"name": "x"}', '{"input": "cut', "[1, 2]", '"input"'])
+    @pytest.mark.parametrize("line", ["{x} is what?", '{"name": "x"}', '{"input": "cut', "[1, 2]", '"input"', "[]"])
     def test_through_a_pipe_are_text_whatever_else_they_begin_with(self, line: str, infer: Run) -> None:
         out = infer("--json", "--max-new-tokens", 2, stdin=f'{line}\n{{"input": "a"}}\n')[1]
         assert [record["input"] for record in records(out)] == [line, '{"input": "a"}']

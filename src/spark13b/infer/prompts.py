@@ -85,16 +85,17 @@ def check_utf8(text: str, where: str | None = None) -> None:
 def piped_prompts(text: str, as_file: bool = False) -> tuple[list[Prompt], bool]:
     """The prompts that came through a pipe, and whether they are records instead of a question a line.
 
-    They are when the first line is one: a JSON object with a field that asks, for other text may begin with a brace,
-    too. `as_file`: whenever they begin as JSON, as in a file whose name does not tell. Raises InputError.
+    They are when the first line is one, a JSON object with a field that asks, or all is an array of such; other text
+    may begin with a bracket, too. `as_file`: whenever they begin as JSON, as in a file without a suffix. Raises
+    InputError.
     """
     text = text.removeprefix("\ufeff")
     first = text.lstrip().partition("\n")[0]
-    if as_file and first.startswith("["):
+    if first.startswith("[") and (as_file or _asks(text)):
         data = io.BytesIO(text.encode(errors="surrogateescape"))
         values = [(place.line, value) for place, value in read_array(data.read, Place(STDIN, 1))]
         block = Block(STDIN, 1, None, "jsonl", values)
-    elif _is_record(first) or (as_file and first.startswith("{")):
+    elif first.startswith("{") and (as_file or _asks(first)):
         block = Block(STDIN, 1, text.encode(errors="surrogateescape"), "jsonl", [])
     else:
         return prompts_of(line.rstrip("\r") for line in text.split("\n") if line.strip()), False
@@ -106,14 +107,13 @@ def piped_prompts(text: str, as_file: bool = False) -> tuple[list[Prompt], bool]
     return prompts, True
 
 
-def _is_record(line: str) -> bool:
-    """Whether a line is a record that asks something."""
-    if not line.startswith("{"):
-        return False
+def _asks(text: str) -> bool:
+    """Whether a text is a record that asks something, or an array that begins with one."""
     try:
-        value = json.loads(line)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return False
+    value = value[0] if isinstance(value, list) and value else value
     return isinstance(value, dict) and not _ASKING.isdisjoint(value)
 
 
