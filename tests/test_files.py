@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the output is a folder"):
         write_text(folder, "text", force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["folder"] and (folder / "kept").exists()
+
+
+def test_a_file_never_replaces_a_device_or_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="the output is a device or a pipe"):
+        write_text(tmp_path / "pipe", "text", force=True)
+    assert [path.is_fifo() for path in tmp_path.iterdir()] == [True]
 
 
 @pytest.mark.parametrize("inside", [".", "work/deeper"])

@@ -18,7 +18,9 @@ class DiskFull(JobError):
 
 
 def check_writable(target: Path, *, force: bool = False) -> None:
-    """Refuse early: `target` exists (and not `force`), or its folder cannot be made or written to."""
+    """Refuse early: `target` exists (and not `force`, or as a device), or its folder cannot be made or written to."""
+    if target.exists() and not (target.is_file() or target.is_dir()):  # root would replace /dev/null by a file
+        raise InputError("the output is a device or a pipe", where=target, fix="name a file")
     if (target.exists() or target.is_symlink()) and not force:
         raise InputError("the output already exists", where=target, fix="name another place for it, or add --force")
     folder = target.parent
