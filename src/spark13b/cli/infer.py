@@ -108,7 +108,7 @@ def infer(
         fix = "leave --stream out" if stream else "add --json"
         raise InputError("log-probabilities are told in JSON alone", where="--logprobs", fix=fix)
 
-    if output is not None and str(output) == "-":
+    if output is not None and str(output) in ("-", "/dev/stdout"):
         raise InputError("without --output answers go to standard output", fix="leave it out; --json for JSON Lines")
 
     def find() -> FoundModel:
