@@ -81,7 +81,7 @@ def test_lora_plans_adapters_alone(command):
 
 def test_the_plan_says_what_computes_and_why(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SPARK13B_NATIVE", "0")
-    off = "MindSpore's operators: SPARK13B_NATIVE=0 switches it off"
+    off = "MindSpore's operators: no native library (SPARK13B_NATIVE=0 switches it off)"
     for command in (("train", "--preset", "cpu-tiny-sft"), ("infer", "--preset", "cpu-tiny-infer")):
         assert plan_of(*command)["computes"] == off
     shared = plan_of("infer", "--preset", "cpu-tiny-infer", "--nproc", "2")
@@ -153,7 +153,7 @@ def test_a_plan_of_quantised_weights_without_the_library_is_that_of_floats(
     assert run(["infer", *preset, "--set", "machine.max_device_memory_gb=23.5", "--dry-run"]) == 2
     said = capsys.readouterr().err
     assert "weights need 49.02 GiB a device and may use 23." in said
-    assert "switches it off; quantised weights become float32" in said
+    assert "switches it off); quantised weights become float32" in said
 
 
 def test_the_plan_names_the_native_library_with_its_instructions_where_it_computes(

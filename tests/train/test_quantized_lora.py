@@ -247,7 +247,7 @@ def test_without_the_library_the_base_is_refused_with_the_command_that_builds_it
     bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native_choice, "find_library", lambda: Found(None, "it is not built"))
-    with pytest.raises(InputError, match="it cannot here: it is not built") as raised:
+    with pytest.raises(InputError, match=r"it cannot here: no native library \(it is not built\)") as raised:
         check(Job(small_preset(**PRESET), None, tmp_path, load=bases["int4"]))
     assert "spark13b native build" in str(raised.value.fix)
 

@@ -62,7 +62,7 @@ def choose_answering(
     found = find_library() if reason is None else Found(None, reason)
     if found.library is None:
         floats = f"; quantised weights become {config.compute_type}" if rounded else ""
-        return None, f"MindSpore's operators: {found.reason}{floats}"
+        return None, f"MindSpore's operators: {reason or _missing(found)}{floats}"
     return found.library, describe_library(found.library, config.compute_type) + (_MAPPED if rounded else "")
 
 
@@ -99,10 +99,14 @@ def _choose(
     if obstacle is not None:
         return None, *obstacle
     if found.library is None:
-        return None, found.reason, "run 'spark13b native build', without SPARK13B_NATIVE=0"
+        return None, _missing(found), "run 'spark13b native build', without SPARK13B_NATIVE=0"
     if found.library.multiplier(config.compute_type) is None:
         return None, "oneDNN, which multiplies bfloat16 without AMX, is not found", "set model.compute_type to float32"
     return found.library, "", ""
+
+
+def _missing(found: Found) -> str:
+    return f"no native library ({found.reason})"
 
 
 def _obstacle(
