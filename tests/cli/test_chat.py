@@ -18,6 +18,7 @@ import pytest
 from infer.small_run import write_small_run
 from spark13b.errors import InputError
 from spark13b.infer.conversation import Turn, conversation_ids
+from spark13b.infer.requests import Piece, Request
 
 ENVIRONMENT = {**os.environ, "COLUMNS": "60", "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
 
@@ -218,6 +219,33 @@ def test_the_oldest_turns_go_when_the_context_is_full(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is room for 56"):
         "".join(chat.ask("天气" * 100))
     assert len(chat.turns) == 16
+
+
+def test_a_full_context_is_freed_by_a_quarter_so_that_the_next_prompts_begin_as_the_last(tmp_path: Path) -> None:
+    from spark13b.infer.chat import Chat
+    from spark13b.infer.session import Session, find_model
+
+    run = write_small_run(tmp_path / "run", model__num_layers=1, model__seq_length=256, generation__max_new_tokens=4)
+    session = Session(find_model(run, None, None, {}, ()), reuse=True)
+    chat, prompts = Chat(session, system="s"), []
+    run_requests = session.run
+
+    def watched(requests: list[Request]) -> Iterator[tuple[int, Piece]]:
+        prompts.extend(list(request.prompt) for request in requests)
+        return run_requests(requests)
+
+    session.run = watched  # type: ignore[method-assign]
+    for number in range(40):
+        "".join(chat.ask(f"question {number}"))
+    anew = [number for number in range(1, 40) if prompts[number][: len(prompts[number - 1])] != prompts[number - 1]]
+    room = 256 - 4
+    assert 2 <= len(anew) <= 8  # where the context was full
+    assert all(room * 0.6 < len(prompts[number]) <= room * 0.75 for number in anew)
+    assert all(len(ids) <= room for ids in prompts)
+    while chat.turns:
+        chat.undo()
+    "".join(chat.ask("question 0"))
+    assert prompts[-1] == prompts[0]
 
 
 def test_an_answers_tokens_are_followed_by_the_next_question() -> None:

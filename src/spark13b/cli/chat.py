@@ -112,7 +112,7 @@ def _do(talk: Chat, line: str, progress: console.TerminalProgress) -> None:
     if name == "/help":
         progress.note(_HELP)
     elif name == "/reset":
-        talk.turns = []
+        talk.reset()
         progress.note("The conversation is forgotten.")
     elif name == "/system":
         check_utf8(rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from spark13b.infer.session import Session
 
 _SEEDS = 2**32
 _ANSWER_ROOM = 4  # of the context at least this part is left for the answer, where that is less than the longest
+_FREED = 4  # of the room this part is made free when it is full: until it is full again, prompts begin as the last did
 
 
 class Chat:
@@ -25,6 +27,7 @@ class Chat:
         self.system = system
         self.turns: list[Turn] = []
         self._asked = 0  # answers so far, those taken back too
+        self._first = 0  # of the turns, the first that the model still sees
         self.dropped = 0  # of the oldest turns, the last answer did not see so many
 
     def ask(self, question: str) -> Iterator[str]:
@@ -55,7 +58,13 @@ class Chat:
             return None
         question = self.turns[questions[-1]].content
         del self.turns[questions[-1] :]
+        if len(self.turns) <= self._first:
+            self._first = 0
         return question
+
+    def reset(self) -> None:
+        """Forget all turns."""
+        self.turns, self._first = [], 0
 
     def save(self, path: Path) -> None:
         """Write the conversation as a line of JSON, as instruction data. Raises InputError when the file exists."""
@@ -64,13 +73,25 @@ class Chat:
         write_text(path, json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
 
     def _prompt(self, turns: list[Turn]) -> tuple[list[int], list[Turn]]:
-        """The ids of the newest turns that leave room for an answer, and those turns."""
+        """The ids of the newest turns that leave room for an answer, and those turns.
+
+        What begins as the last prompt need not be read again. So where turns must go, more go at once than must.
+        """
         context = self._session.model.config.seq_length
         room = context - min(self._session.options.max_new_tokens, context // _ANSWER_ROOM)
         system = [Turn("system", self.system)] if self.system else []
         template = self._session.options.prompt_template
+
+        def fitting(room: int) -> tuple[list[int], list[Turn]]:
+            ids, kept = fitting_ids(self._session.tokenizer, template, system + turns[self._first :], room)
+            return ids, [turn for turn in kept if turn.role != "system"]
+
         try:
-            ids, kept = fitting_ids(self._session.tokenizer, template, system + turns, room)
+            ids, kept = fitting(room)
         except ValueError as error:
             raise InputError(str(error), fix="ask in fewer words, or use a model with a longer context") from None
-        return ids, [turn for turn in kept if turn.role != "system"]
+        if len(kept) < len(turns) - self._first:
+            with contextlib.suppress(ValueError):  # the question alone needs more
+                ids, kept = fitting(room - room // _FREED)
+            self._first = len(turns) - len(kept)
+        return ids, kept
