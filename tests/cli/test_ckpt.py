@@ -82,6 +82,11 @@ def test_without_a_known_suffix_the_format_must_be_named(spark13b: Run, tmp_path
     )
 
 
+def test_an_unknown_format_is_refused_in_plain_words(spark13b: Run, tmp_path: Path, weights: Path) -> None:
+    said = spark13b("ckpt", "convert", weights, tmp_path / "out", "--to", "onnx", code=2).stderr
+    assert "error: Invalid value for '--to': 'onnx' is not one of 'ckpt', 'safetensors', 'torch'\n" in said
+
+
 def test_training_state_and_adapters_are_cut_off(spark13b: Run, tmp_path: Path, tensors: dict) -> None:
     layer = "transformer.transformer.layers.0.attention.q_proj."
     extra = {

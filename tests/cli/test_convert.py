@@ -94,3 +94,13 @@ def test_names_that_the_model_does_not_know_are_noted(spark13b: Run, tmp_path: P
     torch.save({"lm_head.weight": torch.ones(2)}, tmp_path / "x.pt")
     said = spark13b("convert", "torch2ms", tmp_path / "x.pt", tmp_path / "x.ckpt")
     assert "1 names are none of the model's, e.g. transformer.lm_head.weight" in said.stderr
+
+
+def test_a_target_with_a_dot_in_its_name_is_a_folder_as_any_other(
+    spark13b: Run, tmp_path: Path, torch_file: Path
+) -> None:
+    spark13b("convert", "torch2ms", torch_file, tmp_path / "weights-v1.5")
+    assert (tmp_path / "weights-v1.5" / "rank_0" / "model.ckpt").is_file()
+    spark13b("convert", "ms2torch", tmp_path / "weights-v1.5", tmp_path / "torch-v1.5")
+    assert (tmp_path / "torch-v1.5" / "pytorch_model.bin").is_file()
+    spark13b("ckpt", "diff", torch_file, tmp_path / "torch-v1.5")

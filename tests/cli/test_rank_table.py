@@ -112,6 +112,15 @@ def test_merge_refuses_one_server_twice_and_writes_nothing(capsys):
     assert names() == []
 
 
+def test_merge_writes_over_no_table_that_it_reads(capsys):
+    own = Path(ONE.name)
+    own.write_bytes(ONE.read_bytes())
+    Path("other.json").write_text(ONE.read_text().replace("10.0.0.1", "10.0.0.2").replace("192.", "193."))
+    assert run(["rank-table", "merge", str(own), "other.json", "--force", "--output", f"./{own}"]) == 2
+    assert "the output is one of the inputs" in capsys.readouterr().err
+    assert own.read_bytes() == ONE.read_bytes()
+
+
 def test_check_lists_every_flaw_on_stdout_and_ends_with_2(capsys):
     Path("t.json").write_text(ONE.read_text().replace('"rank_id": "3"', '"rank_id": 4').replace("completed", "done"))
     assert run(["rank-table", "check", "t.json"]) == 2

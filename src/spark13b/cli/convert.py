@@ -37,10 +37,11 @@ AllowOverflow = Annotated[
 )
 def torch2ms(source: Source, target: Target, force: options.Force = False, json: options.Json = False) -> None:
     """Turn the released torch weights into a MindSpore checkpoint: names, fused and interleaved matrices."""
-    from spark13b.ckpt.conversion import chosen_format, convert
+    from spark13b.ckpt.conversion import convert
     from spark13b.ckpt.opening import open_checkpoint
     from spark13b.ckpt.selection import NOT_BUFFERS, left_out
     from spark13b.ckpt.torch_names import from_torch
+    from spark13b.ckpt.writing import format_of
     from spark13b.cli.console import TerminalProgress
     from spark13b.model.names import is_model_name
 
@@ -50,23 +51,24 @@ def torch2ms(source: Source, target: Target, force: options.Force = False, json:
         strange = [name for name in converted if not is_model_name(name)]
         if strange:
             progress.note(f"note: {len(strange)} names are none of the model's, e.g. {strange[0]}")
-        format = chosen_format(target, None if target.suffix else "ckpt")
+        format = format_of(target) or "ckpt"  # weights-v1.5 is a folder
         report(convert(converted, target, format, origin=source, force=force, progress=progress), json)
 
 
 @app.command(epilog="Example: spark13b convert ms2torch weights spark13b.pt")
 def ms2torch(source: Source, target: Target, force: options.Force = False, json: options.Json = False) -> None:
     """Turn a MindSpore checkpoint back into torch's names and file: the exact inverse of torch2ms."""
-    from spark13b.ckpt.conversion import chosen_format, convert
+    from spark13b.ckpt.conversion import convert
     from spark13b.ckpt.opening import open_checkpoint
     from spark13b.ckpt.selection import left_out
     from spark13b.ckpt.torch_names import to_torch
+    from spark13b.ckpt.writing import format_of
     from spark13b.cli.console import TerminalProgress
 
     progress = TerminalProgress()
     with open_checkpoint(source) as weights, to_torch(weights) as converted:
         _note(progress, left_out(list(weights), ["weight"]))
-        format = chosen_format(target, None if target.suffix else "torch")
+        format = format_of(target) or "torch"
         report(convert(converted, target, format, origin=source, force=force, progress=progress), json)
 
 

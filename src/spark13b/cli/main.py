@@ -113,7 +113,7 @@ def _os_message(error: OSError) -> str:
 
 def _usage_message(error: typer.TyperException) -> str:
     """Typer's message, with the command it came from and where its help is."""
-    message = error.format_message().rstrip(".") or "no command given"
+    message = error.format_message().rstrip(".").replace("Value error, ", "") or "no command given"
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "spark13b"
     fix = f"see '{path} --help'"

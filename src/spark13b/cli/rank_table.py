@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,7 +101,7 @@ def merge(
 
     merged = merge_tables(tables)
     notes = [f"note: {merged.doubt}"] if merged.doubt else []
-    _write(merged.table, output, merged_name(merged.table), notes, force, as_json)
+    _write(merged.table, output, merged_name(merged.table), notes, force, as_json, tables)
 
 
 @app.command("check", epilog="Example: spark13b rank-table check hccl_2s_16p.json")
@@ -141,12 +142,21 @@ def show(table: TableFile, as_json: options.Json = False) -> None:
         _note([f"note: {_count(flaws)}; 'spark13b rank-table check {table}' lists all"])
 
 
-def _write(table: RankTable, output: Path | None, name: str, notes: list[str], force: bool, as_json: bool) -> None:
-    """Write a table and say which device became which rank."""
+def _write(
+    table: RankTable,
+    output: Path | None,
+    name: str,
+    notes: list[str],
+    force: bool,
+    as_json: bool,
+    inputs: Sequence[Path] = (),
+) -> None:
+    """Write a table, over none of `inputs`, and say which device became which rank."""
     from spark13b.cluster.table.writing import output_path, table_text, table_values
-    from spark13b.files import write_text
+    from spark13b.files import check_writable_file, write_text
 
     path = output_path(output, name)
+    check_writable_file(path, force=force, inputs=inputs)
     write_text(path, table_text(table), force=force)
     _note(notes)
     if as_json:
