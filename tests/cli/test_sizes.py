@@ -50,7 +50,7 @@ def test_preprocess_counts_a_number_alone_in_mib(spark13b: Run, tmp_path: Path, 
     spark13b("preprocess", "sft", "--input", GOLDEN / "preprocess" / "alpaca200.json", *words)
     manifest = read_manifest(rows)
     assert manifest is not None
-    assert manifest.options == {"shard_bytes": size}
+    assert manifest.options == {"shard_size": size}
 
 
 @pytest.mark.parametrize("command", [("preprocess", "sft"), ("preprocess", "pretrain")])

@@ -18,6 +18,7 @@ import pytest
 from spark13b.data import blocks
 from spark13b.data.inspecting import look_into, verify_rows
 from spark13b.data.manifest import read_manifest
+from spark13b.data.job_folder import JobFolder
 from spark13b.data.mindrecord import open_rows, row_info
 from spark13b.data.preprocess import Options, Way, preprocess_pretrain, preprocess_sft
 from spark13b.data.tokenizer import SparkTokenizer
@@ -331,3 +332,22 @@ def test_verify_refuses_another_tokenizer_and_rows_that_disagree_with_the_manife
     manifest.write_text(manifest.read_text().replace('"rows": 43', '"rows": 44', 1))
     with pytest.raises(InputError, match="the manifest says 44 rows, there are 43"):
         verify_rows(output)
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ([("a", 1, 1), ("b", 2, 2), ("c", 3, 3)], "c was not among them"),
+        ([("a", 1, 1)], "b is not among them now"),
+        ([("a", 1, 1), ("b", 2, 9)], "b has changed"),
+        ([("b", 2, 2), ("a", 1, 1)], "they come in another order"),
+    ],
+)
+def test_a_job_that_was_begun_with_other_files_names_the_first_that_differs(tmp_path, now, told):
+    begun = JobFolder(tmp_path / "rows.mindrecord", {"list of input files": [("a", 1, 1), ("b", 2, 2)]})
+    begun.open(anew=False, resume=False)
+    begun.close(keep=True)
+    other = JobFolder(tmp_path / "rows.mindrecord", {"list of input files": now})
+    with pytest.raises(InputError, match=f"begun with another list of input files: {told}"):
+        other.open(anew=False, resume=False)
+    other.close(keep=True)

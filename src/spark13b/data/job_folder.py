@@ -122,12 +122,25 @@ class JobFolder:
             return
         different = [name for name in self._job if begun.get(name) != self._job[name]]
         what = different[0] if different else "job"
-        change = f": {_short(begun.get(what))} then, {_short(self._job.get(what))} now" if different else ""
+        change = f": {_change(begun.get(what), self._job.get(what))}" if different else ""
         raise InputError(
             f"what is half done here was begun with another {what}{change}",
             where=self.path,
             fix="give the same command to go on, or add --no-resume to begin anew",
         )
+
+
+def _change(then: Any, now: Any) -> str:
+    """What became of a value; of input files, [path, bytes, time] each, the first one that is not as it was."""
+    if not isinstance(now, list) or not isinstance(then, list):
+        return f"{_short(then)} then, {_short(now)} now"
+    old, new = dict((path, state) for path, *state in then), dict((path, state) for path, *state in now)
+    for path in (*new, *old):
+        if path not in old or path not in new:
+            return f"{path} {'was not among them' if path in new else 'is not among them now'}"
+        if old[path] != new[path]:
+            return f"{path} has changed"
+    return "they come in another order, or another number of times"
 
 
 def _short(value: Any) -> str:

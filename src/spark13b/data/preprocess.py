@@ -223,7 +223,10 @@ def _make(job: _Job, making: Making, state: State, progress: Progress) -> None:
 
 def _values(options: Options, all_of_them: bool = False) -> dict[str, Any]:
     """The options as a manifest lists them: those that are not as usual."""
-    plain, names = Options(), {"form": "format", "names": "map", "held_out": "eval_fraction"}
+    plain, names = (
+        Options(),
+        {"form": "format", "names": "map", "held_out": "eval_fraction", "shard_bytes": "shard_size"},
+    )
     found = {name: value for name, value in vars(options).items() if all_of_them or value != getattr(plain, name)}
     return {names.get(name, name): dict(value) if name == "names" else value for name, value in found.items()}
 
