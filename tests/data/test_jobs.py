@@ -17,8 +17,8 @@ import pytest
 
 from spark13b.data import blocks
 from spark13b.data.inspecting import look_into, verify_rows
-from spark13b.data.manifest import read_manifest
 from spark13b.data.job_folder import JobFolder
+from spark13b.data.manifest import read_manifest
 from spark13b.data.mindrecord import open_rows, row_info
 from spark13b.data.preprocess import Options, Way, preprocess_pretrain, preprocess_sft
 from spark13b.data.tokenizer import SparkTokenizer

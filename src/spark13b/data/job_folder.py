@@ -134,7 +134,8 @@ def _change(then: Any, now: Any) -> str:
     """What became of a value; of input files, [path, bytes, time] each, the first one that is not as it was."""
     if not isinstance(now, list) or not isinstance(then, list):
         return f"{_short(then)} then, {_short(now)} now"
-    old, new = dict((path, state) for path, *state in then), dict((path, state) for path, *state in now)
+    old = {path: state for path, *state in then}
+    new = {path: state for path, *state in now}
     for path in (*new, *old):
         if path not in old or path not in new:
             return f"{path} {'was not among them' if path in new else 'is not among them now'}"
