@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import cache
 from itertools import count, repeat
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from infer.small_model import native_model, small_model
 from model.numpy_model import NumpyModel
 from spark13b.config.sections import GenerationConfig
+from spark13b.infer.decoder import Decoder
 from spark13b.infer.decoding import READING
 from spark13b.infer.engine import Engine
 from spark13b.infer.held import HeldTexts
@@ -28,16 +30,34 @@ TEXT = np.random.default_rng(7).integers(1, 37, 200).tolist()
 
 
 @pytest.fixture(scope="module", params=["native", "mindspore"])
-def pair(request: pytest.FixtureRequest, native_library: Library) -> Pair:
+def pair(request: pytest.FixtureRequest) -> Pair:
     """Window 64, context 160."""
-    if request.param == "native":
-        return native_model(native_library, window=64, context=160)
+    found: Pair = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def mindspore() -> Pair:
     return small_model(window=64, context=160)
 
 
 @pytest.fixture(scope="module")
 def native(native_library: Library) -> Pair:
     return native_model(native_library, window=64, context=160)
+
+
+@cache
+def mindspore_decoder(*size: Any) -> Decoder:
+    """Compiled once for each size; where texts are, every engine knows for itself."""
+    return Decoder(*size)
+
+
+def engine_of(pair: Pair, seats: int) -> Engine:
+    """An engine with the decoder of that model: one that MindSpore holds would get the native one, too."""
+    model = pair[0]
+    if isinstance(model, NativeModel):
+        return Engine(model, seats=seats, chunk=16, reuse=True)
+    return Engine(model, seats=seats, chunk=16, reuse=True, make_decoder=mindspore_decoder)
 
 
 def ask(engine: Engine, prompt: list[int], **options: Any) -> Generation:
@@ -64,7 +84,7 @@ def ids(answer: Generation) -> list[int]:
 
 
 def test_a_conversation_is_read_from_its_last_answer_on(pair: Pair) -> None:
-    engine = Engine(pair[0], seats=1, chunk=16, reuse=True)
+    engine = engine_of(pair, 1)
     first = ask(engine, TEXT[:20])
     assert first.reused == 0
     # the last token of the answer was chosen, and never went into the ring
@@ -78,7 +98,7 @@ def test_a_conversation_is_read_from_its_last_answer_on(pair: Pair) -> None:
 
 
 def test_the_same_prompt_again_reads_one_token(pair: Pair) -> None:
-    engine = Engine(pair[0], seats=1, chunk=16, reuse=True)
+    engine = engine_of(pair, 1)
     for _ in range(2):
         answer = ask(engine, TEXT[:30])
         expect(pair[1], answer)
@@ -86,7 +106,7 @@ def test_the_same_prompt_again_reads_one_token(pair: Pair) -> None:
 
 
 def test_another_prompt_goes_on_where_it_differs_and_few_tokens_are_not_worth_it(pair: Pair) -> None:
-    engine = Engine(pair[0], seats=1, chunk=16, reuse=True)
+    engine = engine_of(pair, 1)
     ask(engine, TEXT[:40])
     other = ask(engine, [*TEXT[:17], 0, 0, 3])
     assert other.reused == 17
@@ -98,7 +118,7 @@ def test_another_prompt_goes_on_where_it_differs_and_few_tokens_are_not_worth_it
 
 def test_a_text_that_filled_its_ring_goes_on_at_its_end_alone(pair: Pair) -> None:
     """64 slots: of 90 tokens the first are gone."""
-    engine = Engine(pair[0], seats=1, chunk=16, reuse=True)
+    engine = engine_of(pair, 1)
     long = ask(engine, TEXT[:90])
     expect(pair[1], long)
     onwards = ask(engine, [*TEXT[:90], *ids(long), 7])
@@ -110,7 +130,7 @@ def test_a_text_that_filled_its_ring_goes_on_at_its_end_alone(pair: Pair) -> Non
 
 
 def test_conversations_that_take_turns_keep_their_seats(pair: Pair) -> None:
-    engine = Engine(pair[0], seats=2, chunk=16, reuse=True)
+    engine = engine_of(pair, 2)
     texts = [TEXT[:20], TEXT[30:55]]
     for turn in range(3):
         for number, text in enumerate(texts):
@@ -121,7 +141,7 @@ def test_conversations_that_take_turns_keep_their_seats(pair: Pair) -> None:
 
 
 def test_a_text_that_still_grows_lends_its_beginning(pair: Pair) -> None:
-    engine = Engine(pair[0], seats=3, chunk=16, reuse=True)
+    engine = engine_of(pair, 3)
     first = engine.add(Request(TEXT[:30], GenerationConfig(max_new_tokens=25), 0))
     for _ in range(6):
         engine.step()
@@ -133,6 +153,25 @@ def test_a_text_that_still_grows_lends_its_beginning(pair: Pair) -> None:
     assert (same.reused, other.reused) == (29, 22)
     for answer in (first, same, other):
         expect(pair[1], answer)
+
+
+@pytest.mark.parametrize("length", [20, 57, 58, 59, 75])
+def test_a_text_that_rests_is_whole_while_others_grow_beside_it(pair: Pair, length: int) -> None:
+    """Of 64 slots it fills fewer, all, or all more than once."""
+    engine = engine_of(pair, 3)
+    texts = [TEXT[:length], TEXT[80:100], TEXT[110:125]]
+    first, *others = (
+        engine.add(Request(text, GenerationConfig(max_new_tokens=tokens), 0))
+        for text, tokens in zip(texts, (7, 20, 22), strict=True)
+    )
+    while engine.busy:
+        engine.step()
+    onwards = ask(engine, [*texts[0], *ids(first), 3])
+    assert onwards.reused == length + 6
+    for answer in (first, *others, onwards):
+        expect(pair[1], answer)
+    differs = ask(engine, [*texts[0][:-2], 1, 2])
+    expect(pair[1], differs)
 
 
 def test_a_conversation_stays_in_one_cache_however_long_it_becomes(native_library: Library) -> None:

@@ -35,6 +35,7 @@ class Decoder:
         self.config, self.slots, self.seats, self.chunk = model.config, slots, seats, chunk
         self._model = model
         self._rings: dict[int, KVCache] = {}  # seat 0's, and from 1 on those of the batches
+        self._lengths: dict[int, int] = {}  # tokens of the text that a seat holds, running or not
         self._reads: dict[tuple[int, bool], _Read] = {}
         self._steps: dict[int, _Step] = {}
         self._copies: dict[tuple[int, int], _Copy] = {}
@@ -55,6 +56,7 @@ class Decoder:
         padded[:count] = ids
         places = np.minimum(np.arange(start, start + size), self.config.seq_length - 1).astype(np.int32)
         source = slot_sources(start, start + count, self.slots, held=0 if begins else self.slots)
+        self._lengths[READING] = start + count
         inputs = [padded, places, np.array([count - 1], np.int32), source]
         if not begins:
             inputs.append(part_bias(start, size, self.slots, self.config.sparse_local_size))
@@ -67,6 +69,7 @@ class Decoder:
         logits = np.empty((len(seats), self.config.vocab_size), np.float32)
         batches: dict[int, list[int]] = {}
         for index, seat in enumerate(seats):
+            self._lengths[seat] = positions[index] + 1
             batches.setdefault(self._batch_of(seat), []).append(index)
         for batch, indices in batches.items():
             places = [self._place_of(seats[index]) for index in indices]
@@ -79,6 +82,7 @@ class Decoder:
         key = self._batch_of(source), self._batch_of(target)
         if key not in self._copies:
             self._copies[key] = _Copy(self._ring(key[0]), self._ring(key[1]))
+        self._lengths[target] = self._lengths.get(source, 0)
         seats = [np.array([self._place_of(seat)], np.int32) for seat in (source, target)]
         self._copies[key](*map(Tensor, seats))
 
@@ -93,10 +97,13 @@ class Decoder:
         return self.config.seq_length if self.slots == self.config.cache_slots else self.slots
 
     def _grow(self, batch: int, places: list[int], tokens: list[int], positions: list[int]) -> np.ndarray:
-        """One step of a whole batch -> logits (N, V). Seats without a text write where nothing is read."""
+        """One step of a whole batch -> logits (N, V). Seats that do not grow write behind their text."""
         ring = self._ring(batch)
         count = max(ring.batch, _min_rows())
         ids, where = np.zeros(count, np.int32), np.zeros(count, np.int32)
+        first = (batch - 1) * BATCH + 1 if batch else READING
+        behind = [self._lengths.get(first + place, 0) for place in range(ring.batch)]
+        where[: ring.batch] = np.minimum(behind, self._room - 1)  # a text that fills it cannot go on
         ids[places], where[places] = tokens, positions
         seats = np.minimum(np.arange(count), ring.batch - 1)
         ids, where = ids[seats], where[seats]  # rows beyond the batch are the last one's again

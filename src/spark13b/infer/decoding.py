@@ -37,7 +37,10 @@ class Decoding(Protocol):
         """Read a part of a prompt at position `start` in seat 0 -> logits (V,) float32 after it; at 0 a text begins."""
 
     def step(self, seats: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> np.ndarray:
-        """Append a token to the text of each seat, at its position -> logits (len(seats), V) float32 after each."""
+        """Append a token to the text of each seat, at its position -> logits (len(seats), V) float32 after each.
+
+        Other seats keep their texts; what would come next in their rings may be written over.
+        """
 
     def copy(self, source: int, target: int) -> None:
         """Let seat `target` hold what seat `source` holds."""

@@ -36,18 +36,19 @@ class HeldTexts:
     def lost(self, seat: int, kept: int) -> int:
         """Tokens that no seat would hold any more if this one kept only the first `kept`."""
         text = self._text(seat)
-        others = [one for one in map(self._text, self._tokens.keys() - {seat}) if len(one) <= self._slots]
+        others = [one for one in map(self._text, self._tokens.keys() - {seat}) if len(one) < self._slots]
         return 0 if any(other[: len(text)] == text for other in others) else len(text) - kept
 
     def shared(self, seat: int, prompt: Sequence[int]) -> int:
         """How many tokens of `prompt`, at most all but the last, need not be read where a seat's text is.
 
-        A text that is longer than its ring has lost its first tokens, and can only go on at its own end.
+        A text that fills its ring has lost its first tokens, or loses them while others grow: see `Decoding.step`. It
+        can only go on at its own end.
         """
         text = self._text(seat)
         pairs = zip(text, prompt[:-1], strict=False)
         alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        return alike if alike == len(text) or len(text) <= self._slots else 0
+        return alike if alike == len(text) or len(text) < self._slots else 0
 
     def least_missed(self, seats: Iterable[int]) -> int:
         """The first of `seats` whose text is not there or elsewhere, too; else the one that was used longest ago."""
