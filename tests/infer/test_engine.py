@@ -12,6 +12,7 @@ from model.numpy_model import NumpyModel
 from spark13b.config.sections import GenerationConfig
 from spark13b.errors import InputError
 from spark13b.infer.beams import BeamSearch
+from spark13b.infer.decoder import Decoder
 from spark13b.infer.engine import Engine
 from spark13b.infer.requests import Generation, Request
 from spark13b.model import SparkForCausalLM
@@ -28,8 +29,8 @@ def pair() -> tuple[SparkForCausalLM, NumpyModel]:
 
 @pytest.fixture(scope="module")
 def engine(pair: tuple[SparkForCausalLM, NumpyModel]) -> Engine:
-    """Three seats, prompts in parts of 16 tokens; idle between tests."""
-    return Engine(pair[0], seats=3, chunk=16)
+    """Three seats, prompts in parts of 16 tokens, computed by MindSpore; idle between tests."""
+    return Engine(pair[0], seats=3, chunk=16, make_decoder=Decoder)
 
 
 @pytest.fixture(scope="module")
