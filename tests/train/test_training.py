@@ -298,6 +298,11 @@ def test_when_every_checkpoint_is_damaged_the_newest_is_the_error(script, rows, 
     with pytest.raises(InputError, match=r"optimizer\.ckpt has") as refused:
         train(job(rows, run, resume=True))
     assert refused.value.where == str(run.checkpoint(2) / "optimizer.ckpt")
+    assert str(refused.value.fix).startswith("no checkpoint of the run is whole")  # deleting this one is no cure
+    for step in (1, 2):
+        (run.checkpoint(step) / "state.json").unlink()
+    with pytest.raises(InputError, match="the run's state cannot be read: No such file or directory$"):
+        train(job(rows, run, resume=True))
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_again(script, rows, run, tmp_path):

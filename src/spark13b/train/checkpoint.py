@@ -128,7 +128,11 @@ def restore(run: RunFolder, model: TrainedModel, optimizer: AdamW, note: Callabl
         _link_best(run, state)
         return state
     if passed_over:
-        raise passed_over[0][1]
+        newest, error = passed_over[0]
+        if error.fix != _cure(newest):
+            raise error
+        fix = "no checkpoint of the run is whole: put its files back from a copy, or begin anew with --force"
+        raise InputError(error.what, where=error.where, fix=fix)
     return None
 
 
@@ -140,7 +144,8 @@ def read_state(folder: Path) -> RunState:
         files = values.pop("files")
         state = RunState(**values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"the run's state cannot be read: {error}", where=path, fix=_cure(folder)) from error
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"the run's state cannot be read: {why}", where=path, fix=_cure(folder)) from error
     for name, size in files.items():
         file = folder / name
         found = file.stat().st_size if file.is_file() else None
