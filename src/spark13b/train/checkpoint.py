@@ -128,11 +128,11 @@ def restore(run: RunFolder, model: TrainedModel, optimizer: AdamW, note: Callabl
         _link_best(run, state)
         return state
     if passed_over:
-        newest, error = passed_over[0]
-        if error.fix != _cure(newest):
-            raise error
+        newest, refused = passed_over[0]
+        if refused.fix != _cure(newest):
+            raise refused
         fix = "no checkpoint of the run is whole: put its files back from a copy, or begin anew with --force"
-        raise InputError(error.what, where=error.where, fix=fix)
+        raise InputError(refused.what, where=refused.where, fix=fix)
     return None
 
 
