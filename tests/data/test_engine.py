@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def test_processes_give_what_one_gives_in_the_same_order(monkeypatch):
         np.testing.assert_array_equal(one.examples.ids, other.examples.ids)
         np.testing.assert_array_equal(one.examples.mask, other.examples.mask)
         assert one.formats == other.formats
+
+
+def test_no_thread_is_left_when_the_work_is_broken_off():
+    blocks, before = list(read_blocks(ALPACA)), set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt), encoding(RECIPE, workers=2) as encode:
+        next(iter(encode(iter(blocks * 20))))
+        raise KeyboardInterrupt
+    assert set(threading.enumerate()) == before
 
 
 def test_no_more_blocks_are_taken_than_are_needed_soon():

@@ -23,7 +23,7 @@ EngineName = Literal["local", "ray"]
 Encode = Callable[[Iterable[Block]], Iterator[Encoded]]
 Handle = TypeVar("Handle")
 
-_SECONDS = 10.0  # that a cluster's first machine has to answer
+_SECONDS = 10.0  # that a cluster's first machine has to answer, and a thread to end
 _START = "start one: ray start --head, then --ray-address auto"
 _AHEAD = 2  # blocks on their way beside those that are encoded, a process
 
@@ -68,10 +68,13 @@ def _local(recipe: Recipe, workers: int) -> Iterator[Encode]:
         done = True
     finally:
         processes = list((pool._processes or {}).values())
+        manager: Any = pool._executor_manager_thread
         pool.shutdown(wait=done, cancel_futures=True)
         if not done:
             for process in processes:
                 process.kill()
+            if manager is not None:  # or Python, at its end, writes to a pipe that this thread is closing
+                manager.join(_SECONDS)
 
 
 def _result(future: Future[Encoded]) -> Encoded:
