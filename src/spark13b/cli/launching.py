@@ -146,6 +146,9 @@ class Processes:
                 fix="give --nproc and --nnodes so that they make up machine.devices",
             )
         if nproc > most:  # the plan, and what it knows of memory, counts on `most`
+            from spark13b.model.device import check_driver
+
+            check_driver(preset)  # first: without an NPU the number of machines is of no interest
             raise InputError(
                 f"{nproc} processes would start here, and a machine of the preset has {most} devices",
                 where="machine.devices_per_node",
