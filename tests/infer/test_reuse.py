@@ -140,6 +140,19 @@ def test_conversations_that_take_turns_keep_their_seats(pair: Pair) -> None:
             texts[number] = [*text, *ids(answer), turn]
 
 
+def test_as_many_conversations_as_seats_stay_also_where_they_come_in_company(native: Pair) -> None:
+    engine = engine_of(native, 4)
+    texts = [TEXT[start : start + 24] for start in range(0, 100, 25)]
+    for turn in range(3):
+        for two in (texts[:2], texts[2:]):
+            answers = [engine.add(Request(text, GenerationConfig(max_new_tokens=6), 0)) for text in two]
+            while engine.busy:
+                engine.step()
+            assert [answer.reused for answer in answers] == ([23, 23] if turn else [0, 0])
+            for answer in answers:
+                expect(native[1], answer)
+
+
 def test_a_text_that_still_grows_lends_its_beginning(pair: Pair) -> None:
     engine = engine_of(pair, 3)
     first = engine.add(Request(TEXT[:30], GenerationConfig(max_new_tokens=25), 0))

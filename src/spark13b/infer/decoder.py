@@ -29,6 +29,7 @@ class Decoder:
     `slots` bounds the tokens of a text, prompt and answer, unless it is the whole window (`config.cache_slots`).
     """
 
+    batch = BATCH
     checks_drafts = False  # a step has one token of a text
 
     def __init__(self, model: SparkForCausalLM, slots: int, seats: int = 0, chunk: int = 512) -> None:

@@ -26,6 +26,10 @@ class Decoding(Protocol):
         """Seats beside the reading one."""
 
     @property
+    def batch(self) -> int:
+        """Seats from 1 on that grow in one call; so many more grow in another."""
+
+    @property
     def checks_drafts(self) -> bool:
         """Whether several tokens of a text, one position after the other within its ring, may be in one step."""
 

@@ -276,7 +276,8 @@ class Engine:
         slots = self._slots(total)
         if slots not in self._rooms:
             seats = self.seats if self.seats > 1 else 0
-            self._rooms[slots] = _Room(Seating(self._make_decoder(self.model, slots, seats, self.chunk)))
+            decoder = self._make_decoder(self.model, slots, seats, self.chunk)
+            self._rooms[slots] = _Room(Seating(decoder, self._reuse))
         return self._rooms[slots]
 
     def _slots(self, total: int) -> int:

@@ -90,6 +90,7 @@ class NativeDecoder:
 
     def __init__(self, model: NativeModel, slots: int, seats: int, chunk: int) -> None:
         self.config, self.slots, self.seats, self.chunk = model.config, slots, seats, chunk
+        self.batch = max(seats, 1)
         self.graphs = 0  # nothing is compiled
         self._model, self._threads = model, thread_count()
         self._room = self.config.seq_length if slots == self.config.cache_slots else slots  # tokens of a text

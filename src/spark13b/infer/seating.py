@@ -16,11 +16,12 @@ class Seating:
     """The seats of one decoder. A text's seat may change; ask `seat_of` before each step.
 
     Prompts are read in the reading seat, and a text that is alone stays there: its steps are those of one text. With
-    company it moves into a batch. Seats keep their texts until others need them, so that a prompt can go on from one.
+    company it moves into a batch. Seats keep their texts until others need them, so that a prompt can go on from one;
+    with `reuse` those that were there last stay longest.
     """
 
-    def __init__(self, decoder: Decoding) -> None:
-        self.decoder = decoder
+    def __init__(self, decoder: Decoding, reuse: bool = False) -> None:
+        self.decoder, self._reuse = decoder, reuse
         self._seats: dict[object, int] = {}
         self._held = HeldTexts(decoder.slots)
 
@@ -112,7 +113,11 @@ class Seating:
         self._held.copy(source, target)
 
     def _free_seat(self) -> int:
-        return self._free_seats()[0]  # low ones, so that few batches have texts
+        free = self._free_seats()  # low ones, so that few batches have texts
+        if not self._reuse:
+            return free[0]
+        batches = [(seat - 1) // self.decoder.batch for seat in free]
+        return self._held.least_missed(seat for seat, batch in zip(free, batches, strict=True) if batch == batches[0])
 
     def _free_seats(self) -> list[int]:
         """Of those beside the reading one."""
