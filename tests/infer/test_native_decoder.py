@@ -56,6 +56,24 @@ def test_the_reading_seat_goes_on_with_a_prompts_part_after_steps_and_gets_a_tex
     np.testing.assert_allclose(native.step([READING], [text[20]], [20])[0], expected[20], atol=1e-4)
 
 
+def test_a_copy_takes_what_was_written_alone(native_library: Library) -> None:
+    model, twin = native_model(native_library, window=64, context=64)
+    native = NativeDecoder(model, 64, 2, 16)
+    (text,) = random_texts(40)
+    expected = twin.logits(np.array([text]))[0]
+    read(native, text[:20])
+    native._ring(1)[0][:] = np.nan
+    native.copy(READING, 1)
+    slots = native._ring(1)[0].reshape(-1, 64, model.config.head_size)
+    assert np.isfinite(slots[:, :20]).all() and np.isnan(slots[:, 20:]).all()
+    for at in range(20, 40):
+        np.testing.assert_allclose(native.step([1], [text[at]], [at])[0], expected[at], atol=1e-4)
+    native.copy(1, 2)
+    native.copy(2, READING)
+    slots = native._ring(READING)[0].reshape(-1, 64, model.config.head_size)
+    np.testing.assert_array_equal(slots[:, :40], native._ring(1)[0].reshape(slots.shape)[:, :40])
+
+
 def test_a_text_has_the_same_bits_alone_and_in_company(native_library: Library) -> None:
     native = NativeDecoder(native_model(native_library, window=8, context=64)[0], 8, 3, 16)
     one, two, three = random_texts(30, 34, 20)

@@ -153,6 +153,23 @@ def test_as_many_conversations_as_seats_stay_also_where_they_come_in_company(nat
                 expect(native[1], answer)
 
 
+def test_who_makes_room_for_a_prompt_spares_the_text_that_it_goes_on_from(pair: Pair) -> None:
+    engine = engine_of(pair, 2)
+    oldest, other = (
+        engine.add(Request(text, GenerationConfig(max_new_tokens=6), 0)) for text in (TEXT[:30], TEXT[40:60])
+    )
+    while engine.busy:
+        engine.step()
+    engine.add(Request(TEXT[80:120], GenerationConfig(max_new_tokens=40), 0))  # alone, in the reading seat
+    for _ in range(8):
+        engine.step()
+    onwards = engine.add(Request([*TEXT[:30], *ids(oldest), 3], GenerationConfig(max_new_tokens=6), 0))
+    while not onwards.done:
+        engine.step()
+    assert other.done and onwards.reused == 30 + len(oldest.tokens) - 1
+    expect(pair[1], onwards)
+
+
 def test_a_text_that_still_grows_lends_its_beginning(pair: Pair) -> None:
     engine = engine_of(pair, 3)
     first = engine.add(Request(TEXT[:30], GenerationConfig(max_new_tokens=25), 0))

@@ -215,7 +215,7 @@ class Engine:
         if taken + request.options.num_beams > max(self.seats, 1):
             return False
         seating = self._room_for(self._total(request)).seating
-        seating.clear_reading()
+        seating.clear_reading(request.prompt)
         generation = self._waiting.popleft()
         generation.reused = seating.resume(request.prompt) if self._reuse else 0
         self.pace.reused_tokens += generation.reused

@@ -96,6 +96,7 @@ class NativeDecoder:
         self._room = self.config.seq_length if slots == self.config.cache_slots else slots  # tokens of a text
         self._rings: dict[int, np.ndarray] = {}  # of a seat: each layer's keys and values (2L, H*slots, D)
         self._addresses: dict[int, np.ndarray] = {}  # the same as (layers, 2) addresses
+        self._written: dict[int, int] = {}  # of a seat: so many slots, or fewer, have something
 
     def read(self, ids: Sequence[int], start: int) -> np.ndarray:
         return self.logits(ids, start, 1)[0]
@@ -105,6 +106,7 @@ class NativeDecoder:
         count = len(ids)
         if not 1 <= count <= self.chunk or start + count > self._room:
             raise ValueError(f"{count} tokens at {start}: there is room for {self.chunk} at once, {self._room} in all")
+        self._write(READING, start + count)
         return prefill(
             self._model.library,
             self._model.native,
@@ -122,6 +124,8 @@ class NativeDecoder:
     def step(self, seats: Sequence[int], tokens: Sequence[int], positions: Sequence[int]) -> np.ndarray:
         if max(positions) >= self._room:
             raise ValueError(f"position {max(positions)}: there is room for {self._room} tokens")
+        for seat, position in zip(seats, positions, strict=True):
+            self._write(seat, position + 1)
         rings = np.stack([self._ring(seat)[1] for seat in seats])
         ids, places = np.array(tokens, np.int32), np.array(positions, np.int32)
         return decode_step(
@@ -136,7 +140,19 @@ class NativeDecoder:
         )
 
     def copy(self, source: int, target: int) -> None:
-        np.copyto(self._ring(target)[0], self._ring(source)[0])
+        count = self._written.get(source, 0)  # what lies behind is nobody's
+        self._write(target, count)
+        layers, _, size = self._ring(source)[0].shape
+        into, out = (
+            self._ring(seat)[0].reshape(layers, self.config.num_heads, self.slots, size)[:, :, :count]
+            for seat in (target, source)
+        )
+        np.copyto(into, out)
+        self._written[target] = count
+
+    def _write(self, seat: int, end: int) -> None:
+        """The slots before position `end` are about to be written to, or all when the text fills its ring."""
+        self._written[seat] = min(max(end, self._written.get(seat, 0)), self.slots)
 
     def _ring(self, seat: int) -> tuple[np.ndarray, np.ndarray]:
         if seat not in self._rings:

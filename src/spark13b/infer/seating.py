@@ -58,10 +58,7 @@ class Seating:
 
         The text that the reading seat held moves to a free seat, if there is one and much of it would be lost.
         """
-        seats = [READING, *range(1, self.decoder.seats + 1)]
-        common, best = max(((self._held.shared(seat, prompt), seat) for seat in seats), key=lambda pair: pair[0])
-        if common < _WORTH:
-            common, best = 0, READING
+        common, best = self._most_shared(prompt)
         free = [seat for seat in self._free_seats() if seat != best]
         if free and self._held.lost(READING, common if best == READING else 0) >= _WORTH:
             self._copy(READING, self._held.least_missed(reversed(free)))
@@ -69,11 +66,11 @@ class Seating:
             self._copy(best, READING)
         return common
 
-    def clear_reading(self) -> None:
-        """Make the reading seat free for a prompt."""
+    def clear_reading(self, prompt: Sequence[int] = ()) -> None:
+        """Make the reading seat free for a prompt, and spare the seat that it can go on from, if there is another."""
         for text, seat in self._seats.items():
             if seat == READING:
-                self._move(text, self._free_seat())
+                self._move(text, self._free_seat(prompt))
                 return
 
     def come(self, text: object, alone: bool) -> None:
@@ -112,10 +109,18 @@ class Seating:
         self.decoder.copy(source, target)
         self._held.copy(source, target)
 
-    def _free_seat(self) -> int:
+    def _most_shared(self, prompt: Sequence[int]) -> tuple[int, int]:
+        """How many tokens of `prompt` the text of a seat begins with, if it is worth it, and the seat."""
+        seats = [READING, *range(1, self.decoder.seats + 1)]
+        common, best = max(((self._held.shared(seat, prompt), seat) for seat in seats), key=lambda pair: pair[0])
+        return (common, best) if common >= _WORTH else (0, READING)
+
+    def _free_seat(self, prompt: Sequence[int] = ()) -> int:
         free = self._free_seats()  # low ones, so that few batches have texts
         if not self._reuse:
             return free[0]
+        spared = self._most_shared(prompt)[1]
+        free = [seat for seat in free if seat != spared] or free
         batches = [(seat - 1) // self.decoder.batch for seat in free]
         return self._held.least_missed(seat for seat, batch in zip(free, batches, strict=True) if batch == batches[0])
 

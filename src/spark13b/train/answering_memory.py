@@ -25,7 +25,8 @@ def answering_memory(
     weights are kept in the compute type.
 
     Several answers have a cache each, beside the one where prompts are read; on a CPU caches grow with the texts, and
-    this is their largest size, without those of shorter texts, which stay. Raises InputError as `choose_answering` does.
+    this is their largest size, without those of shorter texts, which stay. Raises InputError as `choose_answering`
+    does.
     """
     model = preset.model.model_copy(update={"param_init_type": preset.model.compute_type})
     preset = preset.model_copy(update={"task": "infer", "model": model})
