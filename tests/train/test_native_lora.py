@@ -165,7 +165,10 @@ def test_a_run_goes_on_with_or_without_the_library_and_says_which_computes(
 
     monkeypatch.setattr(native_choice, "find_library", lambda: Found(None, "it is not there"))
     other = go_on("by MindSpore")
-    assert any("training by MindSpore's operators: it is not there; attention: " in text for text in notes.said)
+    assert any(
+        "training by MindSpore's operators: no native library (it is not there); attention: " in text
+        for text in notes.said
+    )
     np.testing.assert_allclose(curve(other), curve(first), rtol=1e-4)
 
 
