@@ -141,7 +141,6 @@ class NativeDecoder:
 
     def copy(self, source: int, target: int) -> None:
         count = self._written.get(source, 0)  # what lies behind is nobody's
-        self._write(target, count)
         layers, _, size = self._ring(source)[0].shape
         into, out = (
             self._ring(seat)[0].reshape(layers, self.config.num_heads, self.slots, size)[:, :, :count]

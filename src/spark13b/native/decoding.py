@@ -29,7 +29,7 @@ def decode_step(
 
     `rings` (N, layers, 2): where the keys and values of a text lie, (H*slots, D) each, see `addresses_of`: float32,
     with `halves` bfloat16; the token's own are written there. `level`: of LEVELS; the best by default. `whole_numbers`:
-    int8 and int4 weights are multiplied by whole numbers where the processor can, from AVX-512 on. Raises
+    int8 and int4 weights are multiplied by whole numbers where the processor can. Raises
     ValueError for numbers out of range, JobError when memory ends.
     """
     count = len(ids)

@@ -24,17 +24,10 @@ KERNEL static inline Vector load_scales(const uint16_t* from, int64_t count) {
     return FULL ? load(from) : load_some(from, count);
 }
 
-// Every byte's highest bit: changing it in a level makes it level + 128, without a sign.
-constexpr int32_t kUnsigned = static_cast<int32_t>(0x80808080);
-
-// Lanes of packed weights -> quads of levels, with the bits of `CHANGED` changed.
 struct QuadsInt8 {
     static constexpr int kQuads = 1;  // in 32 bits
 
-    template <int32_t CHANGED = 0>
-    KERNEL static inline void open(Integers lanes, Integers (&quads)[1]) {
-        quads[0] = lanes ^ CHANGED;
-    }
+    KERNEL static inline void open(Integers lanes, Integers (&quads)[1]) { quads[0] = lanes; }
 };
 
 #if LEVEL == 0 && !defined(__aarch64__)
@@ -54,6 +47,7 @@ static constexpr Pairs kPairs;
 struct QuadsInt4 {
     static constexpr int kQuads = 2;
 
+    // CHANGED: bits that are changed in the levels, where a look-up finds them
     template <int32_t CHANGED = 0>
     KERNEL static inline void open(Integers lanes, Integers (&quads)[2]) {
 #if LEVEL >= 1

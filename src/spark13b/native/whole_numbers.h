@@ -18,8 +18,8 @@
 #define BYTES __attribute__((target("arch=armv8.2-a+dotprod")))
 #endif
 
-// What is changed in weights for those instructions, see kUnsigned.
-constexpr int32_t kChanged = LEVEL > 0 ? kUnsigned : 0;
+// What is changed in weights for those instructions: a byte's highest bit, which makes a level level + 128, without a sign.
+constexpr int32_t kChanged = LEVEL > 0 ? static_cast<int32_t>(0x80808080) : 0;
 
 // The four products of each lane's bytes, added to `sums`.
 BYTES static inline Integers add_products(Integers sums, Integers weights, Integers inputs) {
